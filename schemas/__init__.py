@@ -1,0 +1,1 @@
+"""What the data looks like: chunks, batches, records, control records, names, wire codecs."""

@@ -1,0 +1,1 @@
+"""How data gets into Kafka: one module or folder per source."""

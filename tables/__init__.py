@@ -1,0 +1,1 @@
+"""State: the transactional RocksDB store and the tables kept in it."""
