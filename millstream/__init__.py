@@ -1,1 +1,1 @@
-"""What every layer stands on: settings, logs, errors, metrics, failpoints, the embedded broker. Imports nothing of ours."""
+"""What every layer stands on: settings, logs, errors, metrics, failpoints, embedded broker. Imports nothing of ours."""

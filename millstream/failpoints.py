@@ -79,7 +79,7 @@ _ACTIONS: dict[str, Callable[[str], None]] = {
     "kill": _signal(signal.SIGKILL),
     "stop": _signal(signal.SIGSTOP),
     "stop1": _signal(signal.SIGSTOP),
-    "error": _raise(lambda name: FailpointError(name)),
+    "error": _raise(FailpointError),
     "enospc": _raise(lambda name: OSError(errno.ENOSPC, f"No space left on device (failpoint {name})")),
     "eio": _raise(lambda name: OSError(errno.EIO, f"Input/output error (failpoint {name})")),
 }
