@@ -1,0 +1,343 @@
+"""All settings, in one typed class: environment (`MILLSTREAM_…`) over `millstream.toml` over the defaults here."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from millstream.errors import ConfigError
+from millstream.secrets import mask_url, register_url
+
+PREFIX = "MILLSTREAM_"
+OTHER_VARIABLES = ("CONFIG", "FAILPOINTS", "FAILPOINT_LOG", "SEED")
+"""`MILLSTREAM_…` variables that are no fields: where the TOML file is, and the failpoints of tests."""
+
+MIB = 1024 * 1024
+
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _name(value: str) -> str:
+    if value and not _NAME.fullmatch(value):
+        raise ValueError("may hold letters, digits, '.', '_' and '-' only")
+    return value
+
+
+def _not_empty(value: str) -> str:
+    if not value:
+        raise ValueError("must not be empty")
+    return value
+
+
+def _servers(value: str | None) -> str | None:
+    for part in (value or "").split(",") if value else ():
+        m = _HOST_PORT.fullmatch(part.strip())
+        if not m or not 0 < int(m[2]) < 65536:
+            raise ValueError("must be host:port, several of them with commas between")
+    return value
+
+
+def _modules(value: list[str]) -> list[str]:
+    for module in value:
+        if not _MODULE.fullmatch(module):
+            raise ValueError(f"{module!r} is not the dotted name of a Python module")
+    if not value:
+        raise ValueError("must name at least one module")
+    return value
+
+
+def _clickhouse(value: SecretStr | None) -> SecretStr | None:
+    """The URL rules of facts.md 2.1, and `chdb:///absolute/path?database=d` for the embedded one."""
+    if value is None:
+        return None
+    allowed = "must be http(s)://user:password@host:port?database=d or chdb:///absolute/path?database=d"
+    try:
+        parts = urlsplit(value.get_secret_value())
+        port = parts.port
+    except ValueError as e:
+        raise ValueError(f"{allowed}: {mask_url(str(e))}") from None
+    if parts.scheme not in ("http", "https", "chdb"):
+        raise ValueError(allowed)
+    if parts.scheme == "chdb" and (parts.netloc or not parts.path.strip("/")):
+        raise ValueError(f"{allowed}: the path of chdb must be absolute (three slashes)")
+    if parts.scheme != "chdb" and not (parts.hostname and port):
+        raise ValueError(f"{allowed}: host and port must be given")
+    database = parse_qs(parts.query).get("database", [""])[-1]
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", database):
+        raise ValueError(f"{allowed}: database is required, of letters, digits, '_' and '-'")
+    return value
+
+
+def _proxy(value: SecretStr | None) -> SecretStr | None:
+    if value is not None:
+        parts = urlsplit(value.get_secret_value())
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be http(s)://[user:password@]host:port")
+    return value
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """Settings of one process. Frozen. A wrong one raises ConfigError, which lists every problem at once.
+
+    Durations are in seconds, sizes in bytes (`32MiB` and the like are understood). A variable that is set but empty
+    counts as unset; `none` stands for None.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        env_parse_none_str="none",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+    )
+
+    # --- Kafka
+    bootstrap_servers: Annotated[str | None, AfterValidator(_servers)] = Field(
+        None, description="host:port[,host:port] of Kafka. Unset: one-shot commands start the embedded broker."
+    )
+    app_id: Annotated[Name, AfterValidator(_not_empty)] = Field(
+        "millstream", description="Consumer group, and prefix of transactional ids and changelog topics."
+    )
+    namespace: Name = Field("", description="Prefix of app id and topics, for private one-shots and tests.")
+    worker_slot: Annotated[Name, AfterValidator(_not_empty)] = Field(
+        default_factory=lambda: re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()) or "worker",
+        description="Stable name of this worker: its transactional id. Two live workers must not share one.",
+    )
+    topic_replication_factor: int = Field(
+        1, ge=1, le=32767, description="Of topics we create; 3 (and min.insync.replicas 2) in production."
+    )
+    topic_layout: Literal["instance", "shared"] = Field(
+        "instance", description="One topic per Redis instance, or one shared topic keyed by instance."
+    )
+    shared_topic_partitions: int = Field(
+        12, ge=1, le=10_000, description="Partitions of the shared topic, when created."
+    )
+    discovery_interval: Seconds = Field(3.0, description="Seconds between looks for topics of new instances (T12).")
+    exactly_once: bool = Field(True, description="Off: chunks are committed without transactions (for benchmarks).")
+
+    # --- Group membership. Session + transaction timeout bound how long a paused worker stalls its partitions.
+    session_timeout: Seconds = Field(30.0, description="Seconds without heartbeat until the group expels a worker.")
+    heartbeat_interval: Seconds = Field(3.0, description="Seconds between heartbeats; at most a third of the session.")
+    rebalance_timeout: Seconds = Field(
+        60.0, description="Seconds a worker may take to rejoin: the running commit and sink writes must end within it."
+    )
+    transaction_timeout: Seconds = Field(15.0, description="Seconds until the broker aborts an open transaction.")
+    stability_timeout: Seconds = Field(
+        90.0, description="Seconds to wait at assignment for a predecessor's open transaction to be decided (hole j)."
+    )
+    request_timeout: Seconds = Field(30.0, description="Seconds until one request to the broker counts as failed.")
+    shutdown_timeout: Seconds = Field(30.0, description="Seconds from SIGTERM until the process ends, finished or not.")
+
+    # --- Fetching and chunks
+    chunk_max_rows: int = Field(50_000, ge=1, le=1_000_000, description="Rows that seal a chunk.")
+    chunk_max_bytes: ByteSize = Field(
+        ByteSize(32 * MIB), ge=1024, le=1024 * MIB, description="Decoded bytes that seal a chunk."
+    )
+    chunk_max_age: Seconds = Field(1.0, description="Seconds after its first record that seal a chunk.")
+    fetch_max_bytes: ByteSize = Field(
+        ByteSize(16 * MIB), ge=1024, le=1024 * MIB, description="Bytes of one fetch answer."
+    )
+    partition_fetch_bytes: ByteSize = Field(
+        ByteSize(4 * MIB), ge=1024, le=1024 * MIB, description="Bytes of one partition in one fetch answer."
+    )
+    max_message_bytes: ByteSize = Field(
+        ByteSize(8 * MIB),
+        ge=1024,
+        le=1024 * MIB,
+        description="Largest message we produce; max.message.bytes of our topics.",
+    )
+    max_replays: int = Field(10, ge=1, description="Replays of one chunk after which its partition is parked (hole i).")
+    allow_dead_letters: bool = Field(False, description="Publish a batch although some of its records were refused.")
+
+    # --- Streams and local state
+    streams: Annotated[list[str], NoDecode, BeforeValidator(_split), AfterValidator(_modules)] = Field(
+        default=["streams.archive", "streams.batches"], description="Modules with agents, with commas between."
+    )
+    data_dir: Path = Field(
+        Path("var/data"), description="Tables (RocksDB) and the embedded broker's data. One process."
+    )
+
+    # --- Sinks
+    parquet_dir: Path | None = Field(None, description="Directory of the Parquet sink. Unset: no Parquet sink.")
+    parquet_compression: Literal["zstd", "snappy", "none"] = Field("zstd", description="Codec of Parquet columns.")
+    parquet_sort: bool = Field(False, description="Sort each instance's file by (db, key).")
+    clickhouse_url: Annotated[SecretStr | None, AfterValidator(_clickhouse)] = Field(
+        None, description="http(s)://user:password@host:port?database=d or chdb:///absolute/path?database=d."
+    )
+    clickhouse_auto_create_tables: bool = Field(
+        False, description="Create the ClickHouse tables if none of them exists."
+    )
+    clickhouse_proxy_url: Annotated[SecretStr | None, AfterValidator(_proxy)] = Field(
+        None, description="HTTP proxy on the way to ClickHouse."
+    )
+    clickhouse_timeout: Seconds = Field(10.0, description="Seconds to connect to, or send to, ClickHouse.")
+    sink_retry_timeout: Seconds | None = Field(
+        None, description="Seconds of retrying one sink call until it counts as failed; unset: keep trying."
+    )
+
+    # --- Looking at it
+    web_bind: Annotated[str, AfterValidator(_not_empty)] = Field(
+        "127.0.0.1", description="Address of the web views; Faust's own default would be every interface."
+    )
+    web_port: int = Field(6066, ge=1, le=65535, description="Port of the web views.")
+    log_format: Annotated[Literal["console", "json"], BeforeValidator(_lower)] = Field(
+        "console", description="How log lines look."
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+        "info", description="Lowest level that is logged."
+    )
+
+    def __init__(self, **values: Any) -> None:
+        problems = _unknown_variables()
+        try:
+            super().__init__(**values)
+        except ValidationError as e:
+            problems += [_problem(error) for error in e.errors(include_url=False)]
+        except ConfigError as e:
+            problems.append(str(e))
+        if problems:  # Raised out here, so that no exception with unmasked values hangs on it.
+            raise ConfigError("\n".join(problems))
+        for secret in (self.clickhouse_url, self.clickhouse_proxy_url):
+            if secret is not None:
+                register_url(secret.get_secret_value())
+
+    @model_validator(mode="after")
+    def _timeouts_fit(self) -> Self:
+        if self.heartbeat_interval * 3 > self.session_timeout:
+            raise ValueError(
+                f"{PREFIX}HEARTBEAT_INTERVAL = {self.heartbeat_interval:g}: must be at most a third of "
+                f"{PREFIX}SESSION_TIMEOUT = {self.session_timeout:g}"
+            )
+        if self.partition_fetch_bytes > self.fetch_max_bytes:
+            raise ValueError(
+                f"{PREFIX}PARTITION_FETCH_BYTES = {int(self.partition_fetch_bytes)}: must be at most "
+                f"{PREFIX}FETCH_MAX_BYTES = {int(self.fetch_max_bytes)}"
+            )
+        return self
+
+    @property
+    def group_id(self) -> str:
+        """Consumer group of the workers: namespace and app id."""
+        return self.namespace + self.app_id
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, the environment over the TOML file."""
+        return init_settings, env_settings, _TomlFile(settings_cls)
+
+
+class _TomlFile(PydanticBaseSettingsSource):
+    """`millstream.toml` in the working directory, or the file that MILLSTREAM_CONFIG names (which must exist)."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        raise AssertionError("not used: __call__ gives all fields at once")
+
+    def __call__(self) -> dict[str, Any]:
+        named = os.environ.get(f"{PREFIX}CONFIG")
+        path = Path(named or "millstream.toml")
+        try:
+            values = tomllib.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            if named:
+                raise ConfigError(f"{PREFIX}CONFIG = {named!r}: no such file") from None
+            return {}
+        except (OSError, ValueError) as e:
+            raise ConfigError(f"{path}: cannot be read as TOML: {mask_url(str(e))}") from None
+        known = Settings.model_fields
+        unknown = [f"{path}: unknown key {key!r}{_did_you_mean(key, known)}" for key in values if key not in known]
+        if unknown:
+            raise ConfigError("\n".join(unknown))
+        return {key: None if value == "none" else value for key, value in values.items()}
+
+
+def _did_you_mean(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"
+
+
+def _unknown_variables() -> list[str]:
+    known = {PREFIX + name.upper() for name in (*Settings.model_fields, *OTHER_VARIABLES)}
+    ours = (name for name in os.environ if name.startswith(PREFIX) and not name.startswith(f"{PREFIX}TEST_"))
+    return [f"{name}: unknown variable{_did_you_mean(name, known)}" for name in sorted(ours) if name not in known]
+
+
+def _problem(error: Any) -> str:
+    """One line: the variable, the value (masked if secret), what is allowed."""
+    if not error["loc"]:  # From a validator over several fields: names its variables itself.
+        return str(error["msg"]).removeprefix("Value error, ")
+    name = str(error["loc"][0])
+    field = Settings.model_fields.get(name)
+    if field is None:
+        return f"{name}: unknown setting{_did_you_mean(name, Settings.model_fields)}"
+    secret = "SecretStr" in str(field.annotation)
+    value = mask_url(str(error["input"])) if secret else repr(error["input"])
+    if secret and value == str(error["input"]):
+        value = "***"  # No password found to mask: it may stand anywhere in what was typed.
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{PREFIX}{name.upper()} = {value}: {message[:1].lower()}{message[1:]}"
+
+
+_current: Settings | None = None
+
+
+def get_settings() -> Settings:
+    """The settings of this process, read once. Raises ConfigError."""
+    global _current  # noqa: PLW0603
+    if _current is None:
+        _current = Settings()
+    return _current
+
+
+@contextmanager
+def override_settings(**values: Any) -> Iterator[Settings]:
+    """Inside, `get_settings()` gives the current settings with `values` in their place, validated anew."""
+    global _current  # noqa: PLW0603
+    before = _current
+    base = {name: getattr(before, name) for name in before.model_fields_set} if before is not None else {}
+    _current = Settings(**(base | values))
+    try:
+        yield _current
+    finally:
+        _current = before
