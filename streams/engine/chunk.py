@@ -1,0 +1,143 @@
+"""The open chunk: what an agent is given, and what it makes of it until the commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from schemas.batch import Run
+from schemas.chunk import Chunk as SinkChunk
+from schemas.chunk import ChunkId
+from schemas.codecs import Rejected
+from tables.scope import Changes, OutsideChunkError
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class Output(NamedTuple):
+    """A record to be produced in the chunk's transaction."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    partition: int = -1
+    """-1: by the key's murmur2 hash, as Java and aiokafka do (hole m)."""
+    timestamp_ms: int = 0
+    """0: the time of producing."""
+    headers: Headers = ()
+
+
+class Chunk:
+    """A range of one partition's log, decoded, with everything an agent makes of it.
+
+    What an agent needs: `table` (rows as Arrow, `_offset` last), `control` (the control record, if the chunk is one),
+    `id`, `send` by way of `await topic.send(…)`, `reject`. The rest is the engine's.
+    """
+
+    def __init__(
+        self,
+        id: ChunkId,
+        records: list[Any],
+        *,
+        replayed: bool = False,
+        control: bool = False,
+        tables: frozenset[str] = frozenset(),
+    ) -> None:
+        self.id = id
+        self.records = records
+        self.replayed = replayed
+        self.control = records[0] if control else None
+        self.table: pa.Table = pa.table({})
+        self.rejected: list[Rejected] = []
+        self.changes: dict[str, Changes] = {}
+        self.outputs: list[Output] = []
+        self.alive = True
+        """False once the partition was taken away: whatever a straggling task still does is refused."""
+        self.done = asyncio.Event()
+        self._tables = tables
+        self._running = 0
+        self._raise_attempt: Callable[[], Awaitable[int]] | None = None
+
+    # ------------------------------------------------------------------ for agents
+    @property
+    def topic(self) -> str:
+        """Name of the topic."""
+        return self.id.topic
+
+    @property
+    def partition(self) -> int:
+        """Number of the partition."""
+        return self.id.partition
+
+    @property
+    def rows(self) -> int:
+        """Number of rows in `table`."""
+        return int(self.table.num_rows)
+
+    def reject(self, offset: int, reason: str) -> None:
+        """Send the record at this offset to the dead-letter topic, in the chunk's transaction (original bytes)."""
+        record = next((r for r in self.records if r.offset == offset), None)
+        if record is None:
+            raise ValueError(f"offset {offset} is not in chunk {self.id}")
+        self.rejected.append(Rejected(record, reason))
+
+    def emit(self, output: Output) -> None:
+        """Add an output record to the chunk's transaction."""
+        self._check()
+        self.outputs.append(output)
+
+    # ------------------------------------------------------------------ for sinks
+    def for_sink(self, table: pa.Table | None = None, run: Run | None = None) -> SinkChunk:
+        """What a sink is given: all rows, or those of one run."""
+        self._check()
+        return SinkChunk(self.id, self.table if table is None else table, run, self.replayed)
+
+    async def raise_attempt(self, chunk: SinkChunk) -> SinkChunk:
+        """Raise the attempt in a fenced transaction (hole a); returns the chunk under it."""
+        self._check()
+        if self._raise_attempt is None:
+            raise RuntimeError(f"chunk {self.id} is not driven by a commit cycle")
+        attempt = await self._raise_attempt()
+        self.id = replace(self.id, attempt=attempt)
+        return chunk.at_attempt(attempt)
+
+    # ------------------------------------------------------------------ tables.scope.Scope
+    @property
+    def table_partition(self) -> int:
+        """Partition of the tables this chunk may change."""
+        return self.id.partition
+
+    def table_changes(self, table: str) -> Changes:
+        """The chunk's changes of a table."""
+        self._check()
+        if table not in self._tables:
+            raise OutsideChunkError(
+                f"table {table!r} is used by an agent of topic {self.topic!r} that does not declare it: "
+                "@app.agent(topic, tables=[table]). The tables decide which partitions one worker must hold together."
+            )
+        return self.changes.setdefault(table, {})
+
+    # ------------------------------------------------------------------ for the engine
+    def begin(self, agents: int) -> None:
+        """So many agents are about to get the chunk."""
+        self._running = agents
+        if not agents:
+            self.done.set()
+
+    def finished(self) -> None:
+        """One agent has asked for the next chunk, or acknowledged its event: it is through with this one."""
+        self._running -= 1
+        if self._running == 0:
+            self.done.set()
+
+    def abandon(self) -> None:
+        """The partition is gone: nothing of this chunk may be used any more."""
+        self.alive = False
+
+    def _check(self) -> None:
+        if not self.alive:
+            raise OutsideChunkError(f"chunk {self.id} was abandoned: its partition belongs to another worker now")

@@ -1,0 +1,199 @@
+"""State of one partition of a chunk topic, without any I/O: what was read, what is planned, what is open.
+
+READING -> PLANNED -> WRITING -> WRITTEN -> COMMITTED (= READING again); see docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from millstream.errors import MillstreamError
+from streams.engine.fetch import Fetched
+from streams.engine.plan import Plan, Position
+
+
+class RangeChangedError(MillstreamError):
+    """The log no longer holds the planned range as it was planned (retention, compaction, truncation)."""
+
+
+class Limits(NamedTuple):
+    """When a chunk is sealed: whatever comes first."""
+
+    rows: int
+    bytes: int
+    age: float
+    """Seconds since the first record of the chunk was read."""
+
+
+@dataclass(slots=True)
+class Cut:
+    """A range cut out of what was read."""
+
+    first: int
+    last: int
+    crc: int
+    records: list[Any]
+    control: bool
+    """The range holds exactly one record, a control record."""
+    nbytes: int
+
+    def plan(self) -> Plan:
+        """The plan for this range."""
+        return Plan(self.first, self.last, len(self.records), self.crc)
+
+
+class PartitionState:
+    """One partition. `position` moves only when a commit moved it."""
+
+    def __init__(
+        self,
+        position: Position,
+        limits: Limits,
+        rows: Callable[[Any], int] | None = None,
+        is_control: Callable[[Any], bool] | None = None,
+    ) -> None:
+        self.position = position
+        self.limits = limits
+        self._rows, self._is_control = rows, is_control
+        self._buffer: deque[Fetched] = deque()
+        self._since = 0.0
+        self._read_to = position.offset
+        self.buffered_records = 0
+        self.buffered_rows = 0
+        self.buffered_bytes = 0
+        self._has_control = False
+
+    @property
+    def wants_more(self) -> bool:
+        """True while fetching for this partition makes sense (back-pressure)."""
+        if plan := self.position.plan:
+            return self._read_to <= plan.last
+        return self.buffered_rows < 2 * self.limits.rows and self.buffered_bytes < 2 * self.limits.bytes
+
+    def add(self, batches: list[Fetched], now: float) -> None:
+        """What a fetch brought, in log order."""
+        for b in batches:
+            if b.last < self._read_to:
+                continue  # empty leftovers of a batch that the position cuts
+            if not self.buffered_records:
+                self._since = now
+            self._buffer.append(b)
+            self.buffered_records += len(b.records)
+            self._read_to = b.last + 1
+            self.buffered_rows += self._count(b.records)
+            self.buffered_bytes += b.nbytes
+            if self._is_control is not None and not self._has_control:
+                self._has_control = any(map(self._is_control, b.records))
+
+    def ready(self, now: float) -> bool:
+        """True if `seal` would cut a chunk now."""
+        return self.buffered_records > 0 and (
+            self.buffered_rows >= self.limits.rows
+            or self.buffered_bytes >= self.limits.bytes
+            or self._has_control
+            or now - self._since >= self.limits.age
+        )
+
+    def due_in(self, now: float) -> float:
+        """Seconds until age alone seals what is buffered; infinite without records."""
+        return max(0.0, self._since + self.limits.age - now) if self.buffered_records else float("inf")
+
+    def seal(self, now: float) -> Cut | None:
+        """Cut the next chunk if one is due: at most `rows` and `bytes` (a single record may be larger)."""
+        return self._cut(now) if self.ready(now) else None
+
+    def replay(self, now: float) -> Cut | None:
+        """Cut exactly the planned range once all of it was read. Raises RangeChangedError if it is not the same."""
+        plan = self.position.plan
+        if plan is None or self._read_to <= plan.last:
+            return None
+        taken: list[Fetched] = []
+        while self._buffer and self._buffer[0].first <= plan.last:
+            batch = self._buffer.popleft()
+            if batch.last > plan.last:
+                n = sum(1 for r in batch.records if r.offset <= plan.last)
+                head, tail = self._split(batch, n, plan.last)
+                self._buffer.appendleft(tail)
+                batch = head
+            taken.append(batch)
+        cut = self._make(plan.first, plan.last, taken, now)
+        if len(cut.records) != plan.count or cut.crc != plan.crc:
+            raise RangeChangedError(
+                f"planned range {plan.first}..{plan.last} held {plan.count} records with crc {plan.crc}; the log now "
+                f"gives {len(cut.records)} with crc {cut.crc}. Retention, compaction or truncation took part of it: "
+                "restore the topic, or accept the loss with `millstream reset`."
+            )
+        return cut
+
+    # ------------------------------------------------------------------ cutting
+    def _count(self, records: list[Any]) -> int:
+        return len(records) if self._rows is None else sum(map(self._rows, records))
+
+    def _cut(self, now: float) -> Cut:
+        taken: list[Fetched] = []
+        rows = size = 0
+        while self._buffer:
+            batch = self._buffer[0]
+            n, stop = self._room(batch, rows, size, first=not any(b.records for b in taken))
+            if n == len(batch.records):
+                taken.append(self._buffer.popleft())
+            elif n:
+                head, tail = batch.split(n)
+                self._buffer[0] = tail
+                taken.append(head)
+            if stop:
+                break
+            rows += self._count(batch.records)
+            size += batch.nbytes
+        return self._make(self.position.offset, taken[-1].last, taken, now)
+
+    def _room(self, batch: Fetched, rows: int, size: int, first: bool) -> tuple[int, bool]:
+        """How many records of the batch go into the chunk, and whether the chunk ends with them."""
+        whole = len(batch.records)
+        if not self._has_control and self._rows is None:
+            n = self.limits.rows - rows
+            if whole <= n and size + batch.nbytes <= self.limits.bytes:
+                return whole, whole == n
+        for i, record in enumerate(batch.records):
+            opens = first and i == 0
+            if self._is_control is not None and self._is_control(record):
+                return (1, True) if opens else (i, True)
+            rows += 1 if self._rows is None else self._rows(record)
+            size += len(record.value or b"")
+            if not opens and (rows > self.limits.rows or size > self.limits.bytes):
+                return i, True
+        return whole, False
+
+    @staticmethod
+    def _split(batch: Fetched, n: int, cut: int) -> tuple[Fetched, Fetched]:
+        """Split at an offset: either side may be empty of records, each keeps its offsets."""
+        if 0 < n < len(batch.records):
+            head, tail = batch.split(n)
+        else:
+            none = Fetched(batch.first, batch.last, batch.crc, [], 0)
+            head, tail = (batch, none) if n else (none, batch)
+        return (
+            Fetched(head.first, cut, head.crc, head.records, head.nbytes),
+            Fetched(cut + 1, batch.last, tail.crc, tail.records, tail.nbytes),
+        )
+
+    def _make(self, first: int, last: int, taken: list[Fetched], now: float) -> Cut:
+        crc, records, nbytes = 0, [], 0
+        for b in taken:
+            if b.records:
+                crc = zlib.crc32(b.crc.to_bytes(4, "big"), crc)
+                records += b.records
+            nbytes += b.nbytes
+        self.buffered_records -= len(records)
+        self.buffered_rows -= self._count(records)
+        self.buffered_bytes -= nbytes
+        self._since = now
+        is_control = self._is_control
+        if is_control is not None and self._has_control:
+            self._has_control = any(is_control(r) for b in self._buffer for r in b.records)
+        control = is_control is not None and len(records) == 1 and is_control(records[0])
+        return Cut(first, last, crc, records, control, nbytes)

@@ -1,0 +1,188 @@
+"""RocksDB store whose changes wait in the chunk's overlay until its Kafka transaction is committed.
+
+Registered with Faust under the URL scheme `millstream`. One database per table partition; each holds, beside the data,
+one record with the changelog position it stands for, written in the same batch as the data.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import rocksdict
+from faust.stores import base
+
+from millstream.errors import MillstreamError
+from tables.scope import Changes, OutsideChunkError, Scope, current
+
+_POSITION_KEY = b"\0millstream.position"
+"""No key of Faust's starts with a NUL byte: JSON text never does; raw keys that do are refused below."""
+
+
+class StoreLockedError(MillstreamError):
+    """Another process has the database open."""
+
+
+class StorePosition(NamedTuple):
+    """What a table partition on disk stands for."""
+
+    topic_id: str
+    """Id of the changelog topic."""
+    next_offset: int
+    """Changelog offset to restore from."""
+    applied_at: float
+    """Unix seconds when it was last written (hole k: an old store may miss tombstones already compacted away)."""
+
+
+class Store(base.SerializedStore):
+    """One table's partitions on this worker."""
+
+    def __init__(self, url: Any, app: Any, table: Any, **kwargs: Any) -> None:
+        super().__init__(url, app, table, **kwargs)
+        self._dbs: dict[int, rocksdict.Rdict] = {}
+
+    # ------------------------------------------------------------------ partitions (called by the engine)
+    def path(self, partition: int) -> Path:
+        """Directory of a partition's database."""
+        return Path(self.app.conf.tabledir) / f"{self.table_name}-{partition}.rocksdb"
+
+    def open_partition(self, partition: int) -> StorePosition | None:
+        """Open a partition's database; None if it holds nothing yet. Blocking. Raises StoreLockedError."""
+        db = self._dbs.get(partition)
+        if db is None:
+            path = self.path(partition)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                db = rocksdict.Rdict(str(path), _options())
+            except Exception as exc:
+                if "lock" in str(exc).lower():
+                    raise StoreLockedError(
+                        f"table {self.table_name!r}: another process has {path} open. Give each worker on this "
+                        "host its own MILLSTREAM_WORKER_SLOT (or MILLSTREAM_DATA_DIR)."
+                    ) from exc
+                raise
+            self._dbs[partition] = db
+        raw = db.get(_POSITION_KEY)
+        return None if raw is None else msgspec.json.decode(raw, type=StorePosition)
+
+    def wipe_partition(self, partition: int) -> None:
+        """Drop a partition's data, to be restored from the start of its changelog. Blocking."""
+        self.close_partition(partition)
+        shutil.rmtree(self.path(partition), ignore_errors=False) if self.path(partition).exists() else None
+        self.open_partition(partition)
+
+    def close_partition(self, partition: int) -> None:
+        """Close a partition that is no longer ours. Blocking."""
+        if (db := self._dbs.pop(partition, None)) is not None:
+            db.close()
+
+    def apply(self, partition: int, changes: Iterable[tuple[bytes, bytes | None]], position: StorePosition) -> None:
+        """Write committed changes and the position they lead to in one batch. Blocking."""
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        put, delete = batch.put, batch.delete
+        for key, value in changes:
+            if value is None:
+                delete(key)
+            else:
+                put(key, value)
+        put(_POSITION_KEY, msgspec.json.encode(position._replace(applied_at=time.time())))
+        self._dbs[partition].write(batch)
+
+    @property
+    def partitions(self) -> set[int]:
+        """Partitions that are open here."""
+        return set(self._dbs)
+
+    async def on_stop(self) -> None:
+        """Close everything."""
+        for partition in list(self._dbs):
+            self.close_partition(partition)
+
+    # ------------------------------------------------------------------ what Faust's table calls
+    def _scope(self) -> tuple[Scope, Changes]:
+        scope = current()
+        if scope is None:
+            raise OutsideChunkError(
+                f"table {self.table_name!r} can only be changed while an agent processes a chunk or an event: "
+                "send a record to the agent's topic instead of writing from a timer, a web view or a spawned task."
+            )
+        return scope, scope.table_changes(self.table_name)
+
+    def _set(self, key: bytes, value: bytes | None) -> None:
+        if key.startswith(b"\0"):
+            raise ValueError(f"table {self.table_name!r}: key {key!r} starts with a NUL byte, which is reserved")
+        self._scope()[1][key] = value
+
+    def _del(self, key: bytes) -> None:
+        self._scope()[1][key] = None
+
+    def _get(self, key: bytes) -> bytes | None:
+        if current() is None:  # a web view or a timer: what is committed, in whichever partition has it
+            found = (db.get(key) for db in self._dbs.values())
+            return next((value for value in found if value is not None), None)
+        scope, changes = self._scope()
+        return changes[key] if key in changes else self._db(scope.table_partition).get(key)
+
+    def _db(self, partition: int) -> rocksdict.Rdict:
+        try:
+            return self._dbs[partition]
+        except KeyError:
+            raise OutsideChunkError(
+                f"table {self.table_name!r}: partition {partition} is not on this worker. Declare the table at the "
+                "agent: @app.agent(topic, tables=[table])."
+            ) from None
+
+    def _contains(self, key: bytes) -> bool:
+        return self._get(key) is not None
+
+    def _iteritems(self) -> Iterator[tuple[bytes, bytes]]:
+        changes: Changes = {}
+        dbs = list(self._dbs.values())
+        if current() is not None:
+            scope, changes = self._scope()
+            dbs, changes = [self._db(scope.table_partition)], dict(changes)
+        for db in dbs:
+            for key, value in db.items():
+                if key != _POSITION_KEY and key not in changes:
+                    yield key, value
+        yield from ((k, v) for k, v in changes.items() if v is not None)
+
+    def _iterkeys(self) -> Iterator[bytes]:
+        return (key for key, _ in self._iteritems())
+
+    def _itervalues(self) -> Iterator[bytes | None]:
+        return (value for _, value in self._iteritems())
+
+    def _size(self) -> int:
+        return sum(1 for _ in self._iteritems())
+
+    def _clear(self) -> None:
+        for key in list(self._iterkeys()):
+            self._del(key)
+
+    def reset_state(self) -> None:
+        """Faust's `reset` command: forget what is on disk."""
+        for path in Path(self.app.conf.tabledir).glob(f"{self.table_name}-*.rocksdb"):
+            shutil.rmtree(path)
+
+    # Faust's own recovery has nothing to do: the engine restores (streams.engine.recovery).
+    def persisted_offset(self, tp: Any) -> int | None:
+        """Never asked for by the engine; None tells Faust that nothing is known."""
+        return None
+
+    def set_persisted_offset(self, tp: Any, offset: int) -> None:
+        """Positions are written with the data only, in `apply`."""
+
+
+def _options() -> rocksdict.Options:
+    options = rocksdict.Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_write_buffer_size(16 << 20)
+    options.set_max_write_buffer_number(3)
+    options.set_keep_log_file_num(2)
+    options.set_max_background_jobs(2)
+    return options
