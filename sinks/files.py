@@ -1,0 +1,153 @@
+"""Durable steps on files, written once: temporary file, fsync, put in place without replacing, fsync of the directory.
+
+A result stands under its name whole or not at all, whoever is killed when. Nothing here ever replaces or appends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from millstream.errors import MillstreamError, RetryableSinkError, SinkError
+
+RETRYABLE = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.EINTR,
+        errno.EIO,  # a retry writes a new file from the start and never trusts pages of the failed one
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+"""What may pass by itself. A full disk, no permission, read-only (T43) need a human: never retried."""
+
+
+@contextmanager
+def naming(path: Path, instance: str | None = None) -> Iterator[None]:
+    """Turn an OSError within into a SinkError (or RetryableSinkError) that names path and instance (RP-61)."""
+    try:
+        yield
+    except OSError as e:
+        of = f", instance {instance}" if instance is not None else ""
+        reason = os.strerror(e.errno) if e.errno else "I/O error"
+        kind: type[MillstreamError] = RetryableSinkError if e.errno in RETRYABLE else SinkError
+        raise kind(f"{e.filename or path}{of}: {reason} ({e})") from e
+
+
+def fsync(path: Path) -> None:
+    """Make a file's content, or a directory's entries, durable."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_dir(path: Path) -> bool:
+    """Make one durable directory whose parent must stand. False if it stood already."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
+        return False
+    fsync(path.parent)
+    return True
+
+
+def ensure_dir(path: Path) -> None:
+    """Make a directory with every level above it (RP-14, RP-19)."""
+    if not path.is_dir():
+        if path.parent != path:
+            ensure_dir(path.parent)
+        make_dir(path)
+
+
+def unique(directory: Path, stem: str) -> Path:
+    """A path for a temporary file that no other process and no earlier try uses."""
+    return directory / f"{stem}.{uuid.uuid4().hex}.tmp"
+
+
+@contextmanager
+def durable(tmp: Path) -> Iterator[Callable[[], None]]:
+    """Create `tmp` (must not exist) for writing by name; the yielded function fsyncs what was written.
+
+    The descriptor is opened before the first byte, so that its fsync reports every write-back error since.
+    """
+    fd = os.open(tmp, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    try:
+        yield lambda: os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def link_new(tmp: Path, target: Path) -> bool:
+    """Put a finished file in place under a second name, durably. False if `target` exists: it is never replaced."""
+    try:
+        target.hardlink_to(tmp)
+    except FileExistsError:
+        return False
+    fsync(target.parent)
+    return True
+
+
+def put_new(target: Path, write: Callable[[Path], None], reached: Callable[[str], None] = lambda _step: None) -> bool:
+    """Write a whole file and put it in place; False if somebody else's stands there.
+
+    `reached` is told before_write, after_write, after_fsync and after_rename. After an error the temporary file stays
+    for diagnosis (RP-62); a retry uses another one (T32).
+    """
+    tmp = unique(target.parent, target.name)
+    reached("before_write")
+    with durable(tmp) as sync:
+        write(tmp)
+        reached("after_write")
+        sync()
+    reached("after_fsync")
+    new = link_new(tmp, target)
+    reached("after_rename")
+    tmp.unlink(missing_ok=True)
+    return new
+
+
+def rename_dir_new(source: Path, target: Path) -> None:
+    """Rename a directory durably. Raises FileExistsError if the target stands.
+
+    The kernel itself refuses a target that is not empty, so a race can at worst replace an empty directory.
+    """
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    source.rename(target)
+    fsync(target.parent)
+
+
+def drop_tree(path: Path, trash: Path) -> None:
+    """Take a directory away at one stroke (rename into `trash`), then delete it: nobody can write into half of it."""
+    grave = trash / f".trash-{uuid.uuid4().hex}"
+    with suppress(FileNotFoundError):
+        path.rename(grave)
+        fsync(path.parent)
+    shutil.rmtree(grave, ignore_errors=True)
+
+
+def sweep(trash: Path) -> None:
+    """Delete what a killed `drop_tree` left."""
+    for grave in trash.glob(".trash-*"):
+        shutil.rmtree(grave, ignore_errors=True)
+
+
+def probe(directory: Path) -> None:
+    """Check that files can be made in a directory. Raises OSError."""
+    path = unique(directory, ".probe")
+    with durable(path):
+        pass
+    path.unlink()
