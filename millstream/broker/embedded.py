@@ -1,0 +1,226 @@
+"""Apache Kafka from its own jars, as a child process: one KRaft node for a first run, one-shots and tests."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from millstream.broker.jars import HERE, class_path, java
+from millstream.errors import BrokerError
+from millstream.logs import get_logger
+
+START_TIMEOUT = 60.0
+"""Seconds until the broker must answer. It takes 2 to 3; a machine under load takes longer."""
+STOP_TIMEOUT = 15.0
+"""Seconds from SIGTERM to SIGKILL. A clean stop takes under 1."""
+
+_LOG_LINES = 25
+_TAKEN = "Address already in use"
+
+_WATCHDOG = "trap '' TERM; echo; cat >/dev/null; kill -9 0"
+"""Leads the broker's process group and reads from a pipe that we hold: when we are gone, however, so is the group."""
+
+log = get_logger(__name__)
+
+
+class EmbeddedBroker:
+    """A broker on 127.0.0.1 with its data in `data_dir`, which is kept. `port` 0 takes a free one.
+
+    Use it as a context manager, sync or async, or call `start`, `stop`, `kill`; after `stop` or `kill` a `start` comes
+    back on the same port with the same data. It dies with the process that started it, also by kill -9.
+    `quick` compiles less: a quicker start and less CPU in short runs, for a slower broker in long ones.
+    """
+
+    def __init__(self, data_dir: Path | str, port: int = 0, *, heap_mib: int = 768, quick: bool = False) -> None:
+        self.data_dir, self.port = Path(data_dir).absolute(), port
+        self._heap_mib, self._quick = heap_mib, quick
+        self._choose_port = port == 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """`127.0.0.1:port`; the port is known once the broker has started."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def log_path(self) -> Path:
+        """The broker's own log."""
+        return self.data_dir / "broker.log"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start and wait until it answers. Raises BrokerError with the end of the broker's log."""
+        if self.pid is not None:
+            return
+        command, jars = java(), class_path()
+        for attempt in range(3):  # Between choosing a free port and Java's bind somebody else may take it.
+            if self._choose_port:
+                self.port = _free_port()
+            try:
+                self._launch(command, jars)
+            except BrokerError as e:
+                self.kill()
+                if not (self._choose_port and _TAKEN in str(e) and attempt < 2):
+                    raise
+            else:
+                self._choose_port = False
+                return
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL if that does not end it within STOP_TIMEOUT."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                log.warning("broker_stop_forced", description="SIGTERM did not end the broker", path=str(self.log_path))
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL: no clean-up runs in the broker, what it acknowledged is in the page cache."""
+        for process in (self._process, self._watchdog):
+            if process is not None:
+                process.kill()
+                process.wait()
+        if self._watchdog is not None and self._watchdog.stdin and self._watchdog.stdout:
+            self._watchdog.stdin.close()
+            self._watchdog.stdout.close()
+        self._process = self._watchdog = None
+
+    def wait(self) -> int:
+        """Wait until the broker ends by itself; its exit code."""
+        if self._process is None:
+            raise BrokerError("the broker was not started")
+        return self._process.wait()
+
+    def log_tail(self) -> str:
+        """The last lines of the broker's log."""
+        try:
+            return "\n".join(self.log_path.read_text("utf-8", "replace").splitlines()[-_LOG_LINES:])
+        except OSError as e:
+            return f"(no log: {e})"
+
+    def _launch(self, command: str, jars: str) -> None:
+        began = time.monotonic()
+        jvm = ["-XX:+UseSerialGC", "-Xshare:auto", *(["-XX:TieredStopAtLevel=1"] if self._quick else [])]
+        try:
+            config = self._write_config()
+            if not (self.data_dir / "log" / "meta.properties").exists():
+                self._format(command, jars, config)
+            self._watchdog = subprocess.Popen(
+                ["/bin/sh", "-c", _WATCHDOG], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+            )
+            assert self._watchdog.stdout is not None
+            self._watchdog.stdout.readline()  # Its trap is set: from here on nothing can leave the group behind.
+            with self.log_path.open("wb") as out:
+                self._process = subprocess.Popen(
+                    [
+                        command,
+                        "-Xms128m",
+                        f"-Xmx{self._heap_mib}m",
+                        *jvm,
+                        *_logging(),
+                        "-cp",
+                        jars,
+                        "kafka.Kafka",
+                        config,
+                    ],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    process_group=self._watchdog.pid,
+                )
+        except OSError as e:
+            raise BrokerError(f"the embedded broker cannot be started in {self.data_dir}: {e}") from e
+        self._await_ready(began)
+        took = round(time.monotonic() - began, 2)
+        log.info("broker_started", description="Kafka answers", servers=self.bootstrap_servers, seconds=took)
+
+    def _write_config(self) -> str:
+        (self.data_dir / "log").mkdir(parents=True, exist_ok=True)
+        text = (HERE / "server.properties").read_text("utf-8")
+        log_dir = str(self.data_dir / "log").replace("\\", "\\\\")
+        path = self.data_dir / "server.properties"
+        filled = text.format_map({"port": self.port, "controller_port": _free_port(), "log_dir": log_dir})
+        path.write_text(filled, "utf-8")
+        return str(path)
+
+    def _format(self, command: str, jars: str, config: str) -> None:
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        arguments = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", config]
+        jvm = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        done = subprocess.run(
+            [command, *jvm, *_logging(), "-cp", jars, *arguments], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise BrokerError(f"formatting {self.data_dir} failed:\n{(done.stdout + done.stderr).strip()}")
+
+    def _await_ready(self, began: float) -> None:
+        assert self._process is not None
+        while self._process.poll() is None and time.monotonic() - began < START_TIMEOUT:
+            if answers(self.bootstrap_servers, 1.0) is None:
+                return
+        code = self._process.poll()
+        what = f"did not answer within {START_TIMEOUT:g} s" if code is None else f"ended with exit code {code}"
+        raise BrokerError(f"the embedded broker {what}. The end of {self.log_path}:\n{self.log_tail()}")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.shield(asyncio.to_thread(self.stop))
+
+
+def answers(bootstrap_servers: str, timeout: float) -> str | None:
+    """None if a broker answers a metadata request within `timeout` seconds, else why not."""
+    reasons: list[str] = []
+    config: dict[str, Any] = {
+        "bootstrap.servers": bootstrap_servers,
+        "log_level": 0,
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 200,
+        "error_cb": lambda error: reasons.append(error.str()),
+    }
+    client = AdminClient(config)
+    try:
+        client.list_topics(timeout=timeout)
+    except KafkaException as e:
+        client.poll(0)
+        return "; ".join(dict.fromkeys([*reasons, e.args[0].str()]))
+    return None
+
+
+def _logging() -> list[str]:
+    return [f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"]
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])

@@ -1,0 +1,1 @@
+"""What tests share: waiting, topics, and stand-ins for servers."""
