@@ -1,0 +1,58 @@
+# `make` lists what there is. Everything runs in .venv, made from requirements.lock.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint kafka kafka-stop lock fixtures bench clean preflight
+
+BIN := .venv/bin
+# By content, so that neither a fresh checkout nor `touch` installs anything anew.
+INSTALLED := .venv/installed-$(shell cat requirements.lock pyproject.toml | cksum | tr ' ' '-')
+KAFKA_PORT ?= 9092
+KAFKA_DIR := var/kafka-$(KAFKA_PORT)
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED)  ## A real Redis dump through Kafka into Parquet and ClickHouse, from nothing
+	$(BIN)/millstream demo
+
+test: lint  ## Lint and all tests, against a real broker (a part of them: make test TESTS=tests/unit)
+	$(BIN)/pytest $(TESTS)
+
+lint: $(INSTALLED)  ## ruff, mypy and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+kafka: $(INSTALLED)  ## Leave a development broker running (KAFKA_PORT=9092)
+	@$(BIN)/python -m millstream.broker start --data-dir $(KAFKA_DIR) --port $(KAFKA_PORT)
+
+kafka-stop: $(INSTALLED)  ## Stop it
+	@$(BIN)/python -m millstream.broker stop --data-dir $(KAFKA_DIR)
+
+lock: $(INSTALLED)  ## Resolve requirements.lock anew from pyproject.toml
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --generate-hashes --no-emit-index-url --no-annotate --no-header --all-extras \
+		pyproject.toml -o requirements.lock
+
+fixtures: $(INSTALLED)  ## Make the RDB test files anew with real Redis servers (they are committed)
+	$(BIN)/python -m tests.fixtures.rdb.make
+
+bench: $(INSTALLED)  ## Throughput, with and without transactions, against a hand-written loop and stock Faust
+	$(BIN)/python -m bench
+
+clean:  ## Remove what was made here, the development broker's data included; .venv stays
+	@if [ -x $(BIN)/python ]; then for d in var/kafka-*; do \
+		if [ -d "$$d" ]; then $(BIN)/python -m millstream.broker stop --data-dir "$$d"; fi; done; fi
+	rm -rf var out demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+preflight:
+	@sh tools/preflight.sh >/dev/null
+
+# pip checks the hash of everything it installs, build tools included: setuptools is in the lock.
+$(INSTALLED): | preflight
+	test -x $(BIN)/python || "$$(sh tools/preflight.sh)" -m venv .venv
+	rm -f .venv/installed-*
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
