@@ -175,6 +175,10 @@ class Settings(BaseSettings):
     partition_fetch_bytes: ByteSize = Field(
         ByteSize(4 * MIB), ge=1024, le=1024 * MIB, description="Bytes of one partition in one fetch answer."
     )
+    buffer_max_bytes: ByteSize = Field(
+        ByteSize(128 * MIB), ge=1024, description="Decoded bytes that all partitions of a worker may hold unplanned."
+    )
+    worker_threads: int = Field(8, ge=1, le=256, description="Threads for decoding and sinks, all partitions together.")
     max_message_bytes: ByteSize = Field(
         ByteSize(8 * MIB),
         ge=1024,

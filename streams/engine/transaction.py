@@ -8,7 +8,7 @@ epoch before the next begin (hole j).
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,8 @@ import confluent_kafka as ck
 from millstream.errors import BrokerError, MillstreamError
 from millstream.failpoints import declare, failpoint
 from streams.engine.chunk import Output
+from streams.engine.cluster import TP
+from streams.engine.plan import Position
 
 BEGUN = declare("txn.begun", "transaction begun, nothing produced")
 PRODUCED = declare("txn.produced", "all records flushed, offsets not sent")
@@ -63,7 +65,8 @@ class ChangelogWrite:
 class Transaction:
     """What one commit cycle puts into one transaction."""
 
-    offsets: list[ck.TopicPartition] = field(default_factory=list)
+    positions: dict[TP, Position] = field(default_factory=dict)
+    """Every partition that the transaction touches, plan-only ones too: that is what fences (rule 3)."""
     outputs: list[Output] = field(default_factory=list)
     changelogs: list[ChangelogWrite] = field(default_factory=list)
 
@@ -71,9 +74,10 @@ class Transaction:
 class TransactionalProducer:
     """The worker's producer. Blocking; used from one thread."""
 
-    def __init__(self, config: dict[str, Any], transactional_id: str, timeout: float) -> None:
+    def __init__(
+        self, config: dict[str, Any], transactional_id: str, timeout: float, max_message_bytes: int = 8 << 20
+    ) -> None:
         self._timeout = timeout
-        self._failed: list[str] = []
         self._producer = ck.Producer(
             {
                 **config,
@@ -85,7 +89,7 @@ class TransactionalProducer:
                 "compression.type": "lz4",
                 "queue.buffering.max.messages": 1_000_000,
                 "queue.buffering.max.kbytes": 1 << 20,
-                "message.max.bytes": 16 << 20,
+                "message.max.bytes": max_message_bytes,
             }
         )
         try:
@@ -99,53 +103,16 @@ class TransactionalProducer:
         try:
             producer.begin_transaction()
             failpoint(BEGUN)
-            self._produce(txn)
+            produce_all(producer, txn, self._timeout)
             failpoint(PRODUCED)
             # Last, so that the generation is checked after every record is in the log (rule 2).
-            producer.send_offsets_to_transaction(txn.offsets, metadata, self._timeout)  # type: ignore[arg-type]
+            offsets = [ck.TopicPartition(*tp, p.offset, metadata=p.metadata) for tp, p in txn.positions.items()]
+            producer.send_offsets_to_transaction(offsets, metadata, self._timeout)  # type: ignore[arg-type]
             failpoint(OFFSETS_SENT)
             producer.commit_transaction(self._timeout)
         except ck.KafkaException as exc:
             self._abort(exc)
         failpoint(COMMITTED)
-
-    def flush(self) -> None:
-        """Wait for what is on its way. For orderly ends only."""
-        self._producer.flush(self._timeout)
-
-    def _produce(self, txn: Transaction) -> None:
-        self._failed.clear()
-        send, poll = self._producer.produce, self._producer.poll
-        sent = 0
-        for out in txn.outputs:
-            send(out.topic, out.value, out.key, out.partition, self._on_output, out.timestamp_ms, list(out.headers))
-            sent += 1
-            if sent % 4096 == 0:
-                poll(0)
-        for log in txn.changelogs:
-            note = self._position_noter(log)
-            for key, value in log.changes:
-                send(log.topic, value, key, log.partition, note)
-                sent += 1
-                if sent % 4096 == 0:
-                    poll(0)
-        left = self._producer.flush(self._timeout) if sent else 0
-        if left or self._failed:
-            why = self._failed[0] if self._failed else f"{left} records not acknowledged within {self._timeout} s"
-            raise UndecidedTransactionError(f"records of the transaction did not get into the log: {why}")
-
-    def _on_output(self, error: ck.KafkaError | None, message: ck.Message) -> None:
-        if error is not None:
-            self._failed.append(f"topic {message.topic()}: {error.str()}")
-
-    def _position_noter(self, log: ChangelogWrite) -> Callable[[ck.KafkaError | None, ck.Message], None]:
-        def note(error: ck.KafkaError | None, message: ck.Message) -> None:
-            if error is not None:
-                self._failed.append(f"changelog {log.topic}: {error.str()}")
-            else:
-                log.next_offset = max(log.next_offset, (message.offset() or 0) + 1)
-
-        return note
 
     def _abort(self, exc: ck.KafkaException) -> None:
         error = exc.args[0]
@@ -158,3 +125,40 @@ class TransactionalProducer:
         if error.code() in _FENCED:
             raise PartitionsLostError(f"{error.name()}: {error.str()}") from exc
         raise UndecidedTransactionError(f"transaction aborted: {error.name()}: {error.str()}") from exc
+
+
+def produce_all(producer: ck.Producer, txn: Transaction, timeout: float) -> None:
+    """Produce a transaction's records and wait until they are in the log. Raises UndecidedTransactionError."""
+    failed: list[str] = []
+    sent = 0
+
+    def on_output(error: ck.KafkaError | None, message: ck.Message) -> None:
+        if error is not None:
+            failed.append(f"topic {message.topic()}: {error.str()}")
+
+    def position_noter(log: ChangelogWrite) -> Callable[[ck.KafkaError | None, ck.Message], None]:
+        def note(error: ck.KafkaError | None, message: ck.Message) -> None:
+            if error is not None:
+                failed.append(f"changelog {log.topic}: {error.str()}")
+            else:
+                log.next_offset = max(log.next_offset, (message.offset() or 0) + 1)
+
+        return note
+
+    def records() -> Iterator[tuple[Any, ...]]:
+        for o in txn.outputs:
+            yield o.topic, o.value, o.key, o.partition, on_output, o.timestamp_ms, list(o.headers)
+        for log in txn.changelogs:
+            note = position_noter(log)
+            for key, value in log.changes:
+                yield log.topic, value, key, log.partition, note
+
+    for record in records():
+        producer.produce(*record)
+        sent += 1
+        if sent % 4096 == 0:
+            producer.poll(0)
+    left = producer.flush(timeout) if sent else 0
+    if left or failed:
+        why = failed[0] if failed else f"{left} records not acknowledged within {timeout} s"
+        raise UndecidedTransactionError(f"records of the transaction did not get into the log: {why}")

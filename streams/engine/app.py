@@ -1,0 +1,243 @@
+"""The Faust app with the engine in it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import faust
+import pyarrow as pa
+from confluent_kafka.admin import NewTopic
+
+from millstream.errors import ConfigError
+from millstream.logs import configure
+from millstream.settings import Settings
+from schemas.codecs import Codec, Rejected, make_codec
+from schemas.names import dlq_topic
+from sinks.base import Sink
+from streams.engine.agents import Agent, ChunkTopic
+from streams.engine.assignor import Assignor
+from streams.engine.cluster import TP, Cluster
+from streams.engine.failure import die, end_within
+from streams.engine.recovery import Recovery, TableLog
+from streams.engine.registry import Registry
+from streams.engine.sinking import Sinks
+from streams.engine.slot import SlotLock
+from streams.engine.task import EventMessage
+from streams.engine.topology import Source, Topology
+from streams.engine.transport import register
+from tables.table import Table
+
+GC_THRESHOLDS = (50_000, 50, 100)
+"""Allocations between collections: with the default of 700 the collector takes a third of a worker's time."""
+
+
+class EventTopic(faust.Topic):
+    """An ordinary topic: an event that cannot be decoded is a dead letter, not a crash (T13)."""
+
+    async def on_key_decode_error(self, exc: Exception, message: Any) -> None:
+        """Send the record to the dead-letter topic, in its chunk's transaction."""
+        await self.on_value_decode_error(exc, message)
+
+    async def on_value_decode_error(self, exc: Exception, message: Any) -> None:
+        """Send the record to the dead-letter topic, in its chunk's transaction."""
+        if not isinstance(message, EventMessage):
+            await super().on_value_decode_error(exc, message)
+            return
+        record = next(r for r in message.chunk.records if r.offset == message.offset)
+        message.chunk.rejected.append(Rejected(record, f"{type(exc).__name__}: {exc}"))
+
+
+class App(faust.App):
+    """A Faust app whose agents may read chunks, and which commits exactly once."""
+
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        register()
+        self.settings = settings
+        servers = settings.bootstrap_servers or "127.0.0.1:9092"
+        self.kafka_config: dict[str, Any] = {"bootstrap.servers": servers, "log_level": 3}
+        self._topology: Topology | None = None
+        self._sinks: list[Sinks] = []
+        self._slot: SlotLock | None = None
+        self.before_start: list[Callable[[], Awaitable[None]]] = []
+        """Awaited before the worker joins its group: declare topics, look at what must be there."""
+        super().__init__(
+            settings.group_id,
+            broker=[f"millstream://{server}" for server in servers.split(",")],
+            store="millstream://",
+            datadir=settings.data_dir / settings.group_id / settings.worker_slot,
+            Agent=Agent,
+            Table=Table,
+            Topic=EventTopic,
+            PartitionAssignor=Assignor,
+            topic_replication_factor=settings.topic_replication_factor,
+            topic_partitions=8,
+            topic_disable_leader=True,
+            table_standby_replicas=0,
+            recovery_consistency_check=False,
+            stream_wait_empty=False,
+            broker_session_timeout=settings.session_timeout,
+            broker_heartbeat_interval=settings.heartbeat_interval,
+            broker_rebalance_timeout=settings.rebalance_timeout,
+            broker_request_timeout=3600.0,  # bounds loading an assignment, tables included
+            broker_max_poll_interval=settings.rebalance_timeout,
+            web_bind=settings.web_bind,
+            web_port=settings.web_port,
+            web_host=settings.web_bind,
+            producer_partitioner=None,
+            logging_config=None,
+            **options,
+        )
+
+    # ------------------------------------------------------------------ for users
+    def chunk_topic(
+        self,
+        *names: str,
+        pattern: str | None = None,
+        schema: pa.Schema | None = None,
+        payload: str = "json",
+        codec: Codec | None = None,
+        keys: bool = False,
+        partitions: int | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> ChunkTopic:
+        """A topic whose agents get chunks: a range of the log at a time, as one Arrow table.
+
+        `schema` and `payload` (json, msgpack, arrow) say how values become rows; a `codec` of your own does too.
+        `keys` adds the record key as column `_key`. With `partitions` the topic is created if missing. `pattern`
+        (a regular expression for the whole name) reads every topic that matches, new ones as they appear.
+        """
+        if codec is None:
+            if schema is None:
+                raise ConfigError(f"chunk topic {names or pattern}: give a schema or a codec")
+            codec = make_codec(payload, schema, keys)
+        if bool(names) == bool(pattern):
+            raise ConfigError("a chunk topic has either names or a pattern")
+        prefix = self.settings.namespace
+        return ChunkTopic(
+            self,
+            codec=codec,
+            topics=[prefix + n for n in names] or None,
+            pattern=re.compile(re.escape(prefix) + pattern) if pattern else None,
+            partitions=partitions,
+            config=config or {},
+        )
+
+    def sinks(self, *sinks: Sink, retry_timeout: float | None = None) -> Sinks:
+        """Sinks that a stream writes to; opened and closed with the worker."""
+        group = Sinks(sinks, retry_timeout if retry_timeout is not None else self.settings.sink_retry_timeout)
+        self._sinks.append(group)
+        return group
+
+    # ------------------------------------------------------------------ for the engine
+    @property
+    def topology(self) -> Topology:
+        """Which agents read what. Built when first asked for: all agents must be declared by then."""
+        if self._topology is None:
+            self._topology = Topology(self._sources())
+        return self._topology
+
+    @property
+    def cluster(self) -> Cluster:
+        """Admin client."""
+        if "_cluster" not in self.__dict__:
+            self._cluster = Cluster(self.kafka_config, self.settings.request_timeout)
+        return self._cluster
+
+    @property
+    def registry(self) -> Registry:
+        """Partitions that were ever started."""
+        return Registry(self.cluster, self.conf.id)
+
+    @property
+    def recovery(self) -> Recovery:
+        """Loads assignments."""
+        if "_recovery" not in self.__dict__:
+            self._recovery = Recovery(self.cluster, self.registry, self.conf.id, self.settings.stability_timeout)
+        return self._recovery
+
+    def tables_of(self, tp: TP) -> dict[str, TableLog]:
+        """Tables that chunks of this partition may change."""
+        source = self.topology.source_of(tp.topic)
+        names = source.tables if source else ()
+        return {n: TableLog(self.tables[n].changelog_topic.get_topic_name(), self.tables[n].data) for n in names}
+
+    def changelogs_of(self, tps: Iterable[TP]) -> set[TP]:
+        """Changelog partitions that go with source partitions."""
+        return {TP(t.changelog, tp.partition) for tp in tps for t in self.tables_of(tp).values()}
+
+    def close_table_partitions(self) -> None:
+        """Close all table partitions on this worker. Blocking."""
+        for table in self.tables.values():
+            for partition in table.data.partitions:
+                table.data.close_partition(partition)
+
+    def _sources(self) -> list[Source]:
+        found: dict[tuple[Any, ...], Source] = {}
+        for agent in self.agents.values():
+            channel = agent.channel
+            if not isinstance(channel, faust.Topic):
+                continue
+            names, pattern = tuple(channel.topics or ()), channel.pattern
+            codec = channel.codec if isinstance(channel, ChunkTopic) else None
+            source = found.setdefault((names, pattern), Source(names, pattern, codec, channel.partitions))
+            if (source.codec is None) != (codec is None):
+                raise ConfigError(f"topic {source.label} is read by chunk agents and by ordinary agents: choose one")
+            source.agents.append(agent)
+            source.tables |= agent.table_names
+        return list(found.values())
+
+    def declarations(self) -> list[NewTopic]:
+        """Topics that must exist before the worker starts, with their partition counts."""
+        replicas, size = self.settings.topic_replication_factor, str(int(self.settings.max_message_bytes))
+        found = {self.registry.topic: self.registry.declaration(replicas)}
+        for source in self.topology.sources:
+            for name in source.names:
+                if source.partitions:
+                    config = {"max.message.bytes": size}
+                    found[name] = NewTopic(name, source.partitions, replicas, config=config)
+                    found[dlq_topic(name)] = NewTopic(dlq_topic(name), 1, replicas, config=config)
+        for table, partitions in self.topology.table_partitions().items():
+            topic = self.tables[table].changelog_topic
+            topic.partitions = partitions or topic.partitions
+            name = topic.get_topic_name()
+            config = {"cleanup.policy": "compact", "max.message.bytes": size}
+            found[name] = NewTopic(name, topic.partitions, replicas, config=config)
+        return list(found.values())
+
+    # ------------------------------------------------------------------ life cycle
+    async def on_start(self) -> None:
+        """Everything that can be wrong before joining the group is found here."""
+        await super().on_start()
+        if self.client_only or self.producer_only:
+            return
+        configure(self.settings)
+        try:
+            self._slot = SlotLock(Path(self.conf.datadir))
+            await asyncio.to_thread(self.cluster.create, self.declarations())
+            for prepare in self.before_start:
+                await prepare()
+            for group in self._sinks:
+                await group.open()
+        except Exception as exc:  # noqa: BLE001 - said once, plainly, instead of Faust's traceback of tasks
+            die(exc)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+
+    async def _stop_consumer(self) -> None:
+        """Finish or abandon what is open before Faust takes the parts away (T22)."""
+        consumer: Any = self._consumer
+        if consumer is not None:
+            bound = self.settings.shutdown_timeout
+            end_within(bound * 2 + 10, "the orderly stop")
+            await consumer.drain(bound)
+        await super()._stop_consumer()
+        for group in self._sinks:
+            await group.close()
+        if self._slot is not None:
+            self._slot.release()

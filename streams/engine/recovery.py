@@ -1,0 +1,197 @@
+"""What happens at an assignment, strictly in this order (rule 4): stable positions, ends of the changelogs, restore.
+
+All of it blocks and runs in a thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from confluent_kafka.admin import ConfigResource, OffsetSpec
+
+from millstream import metrics
+from millstream.errors import MillstreamError
+from millstream.failpoints import declare, failpoint
+from millstream.logs import get_logger
+from streams.engine.chunk import Output
+from streams.engine.cluster import TP, Cluster
+from streams.engine.plan import Position
+from streams.engine.registry import Entry, LostPositionError, Registry, read_to_end
+from tables.store import Store, StorePosition
+
+STABLE = declare("load.stable", "stable positions read, changelog ends not")
+ENDS = declare("load.ends", "changelog ends read, nothing restored")
+RESTORED = declare("load.restored", "tables restored, reading not begun")
+RESTORE_BATCH = 20_000
+"""Changelog records per RocksDB batch: large enough for speed, small enough for memory with 1 KiB values."""
+
+log = get_logger(__name__)
+
+
+class PositionOutOfRangeError(MillstreamError):
+    """The log no longer reaches the committed position, or does not reach it yet (hole c)."""
+
+
+class TopicRecreatedError(MillstreamError):
+    """The topic under this name is not the one the position belongs to (hole b)."""
+
+
+class TableLog(NamedTuple):
+    """A table, its changelog, and its store on this worker."""
+
+    changelog: str
+    store: Store
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """A partition seen for the first time: its position and registry record are yet to be committed, fenced."""
+
+    tp: TP
+    position: Position
+    output: Output
+
+
+class Loaded(NamedTuple):
+    """What an assignment starts from."""
+
+    positions: dict[TP, Position]
+    fresh: list[Fresh]
+    topic_ids: dict[str, str]
+    """Of the source topics and the changelogs."""
+
+
+class Recovery:
+    """Loads an assignment."""
+
+    def __init__(self, cluster: Cluster, registry: Registry, group: str, stability_timeout: float) -> None:
+        self._cluster, self._registry, self._group = cluster, registry, group
+        self._stability_timeout = stability_timeout
+        self._retention: dict[str, float] = {}
+
+    def load(self, assigned: Iterable[TP], tables: Mapping[TP, list[TableLog]], alive: Callable[[], bool]) -> Loaded:
+        """Positions of all assigned partitions, with their tables restored.
+
+        `tables`: the tables that each partition's chunks may change. `alive` turns false when the assignment is void.
+        """
+        started = time.monotonic()
+        tps = sorted(assigned)
+        offsets = self._cluster.stable_offsets(self._group, tps, self._stability_timeout, alive)
+        failpoint(STABLE)
+        logs = {TP(t.changelog, tp.partition): t.store for tp in tps for t in tables.get(tp, ())}
+        ends = self._cluster.offsets(logs, OffsetSpec.latest())  # uncommitted, and after the positions: rule 4b
+        failpoint(ENDS)
+        topics = self._cluster.topics({tp.topic for tp in (*tps, *logs)})
+        ids = {name: info.id for name, info in topics.items()}
+        loaded = Loaded(*self._positions({tp: offsets[tp] for tp in tps if tp in offsets}, ids), ids)
+        for tp, store in logs.items():
+            if alive():
+                self._restore(tp, store, ends[tp], ids[tp.topic])
+        failpoint(RESTORED)
+        metrics.RESTORE_SECONDS.observe(time.monotonic() - started)
+        log.info(
+            "partitions_loaded",
+            description="positions stable, tables restored",
+            partitions=len(tps),
+            open_plans=sum(1 for p in loaded.positions.values() if p.plan),
+            tables=len(logs),
+            seconds=round(time.monotonic() - started, 2),
+        )
+        return loaded
+
+    # ------------------------------------------------------------------ positions
+    def _positions(
+        self, offsets: dict[TP, tuple[int, str]], topic_ids: dict[str, str]
+    ) -> tuple[dict[TP, Position], list[Fresh]]:
+        starts = self._cluster.offsets(offsets, OffsetSpec.earliest())
+        ends = self._cluster.offsets(offsets, OffsetSpec.latest())
+        positions, fresh = {}, []
+        known = self._registry.read() if any(offset < 0 for offset, _ in offsets.values()) else {}
+        for tp, (offset, metadata) in offsets.items():
+            topic_id = topic_ids[tp.topic]
+            if offset < 0:
+                first = self._first_time(tp, topic_id, starts[tp], known)
+                fresh.append(first)
+                positions[tp] = first.position
+                continue
+            position = Position.parse(offset, metadata)
+            if position.topic_id != topic_id:
+                raise TopicRecreatedError(
+                    f"topic {tp.topic!r} has id {topic_id}, but offset {offset} of group {self._group!r} belongs to "
+                    f"{position.topic_id}: the topic was deleted and made anew. Its offsets name other records now. "
+                    f"`millstream reset --topic {tp.topic}` starts it from the beginning under a new epoch."
+                )
+            self._check_range(tp, position, starts[tp], ends[tp])
+            if position.plan is not None:
+                # Counted in the log before anything is done with it, so that a chunk that kills its owner is seen.
+                position = replace(position, plan=position.plan.replayed())
+            positions[tp] = position
+        return positions, fresh
+
+    def _first_time(self, tp: TP, topic_id: str, start: int, known: dict[tuple[str, int], Entry]) -> Fresh:
+        if (topic_id, tp.partition) in known:
+            raise LostPositionError(
+                f"{tp.topic}-{tp.partition} was started once, but group {self._group!r} has no offset for it: it "
+                "expired (the group was empty for longer than the broker keeps offsets) or was deleted. Starting at "
+                "the beginning would write everything again. Restore the group's offsets, or begin anew on purpose: "
+                f"`millstream reset --topic {tp.topic}`."
+            )
+        epoch = 1 + max((e.epoch for e in known.values() if e.topic == tp.topic), default=0)
+        entry = Entry(tp.topic, tp.partition, epoch)
+        return Fresh(tp, Position(start, topic_id, epoch), self._registry.output(topic_id, entry))
+
+    def _check_range(self, tp: TP, position: Position, start: int, end: int) -> None:
+        last = position.plan.last if position.plan else position.offset - 1
+        if not (start <= position.offset and last < end):
+            raise PositionOutOfRangeError(
+                f"{tp.topic}-{tp.partition}: position {position.offset}"
+                + (f" with plan ..{last}" if position.plan else "")
+                + f" is outside the log, which holds {start}..{end - 1}. Records were lost to retention, truncation "
+                "or an unclean leader election. Restore them, or accept the loss: "
+                f"`millstream reset --topic {tp.topic}`."
+            )
+
+    # ------------------------------------------------------------------ tables
+    def _restore(self, tp: TP, store: Store, end: int, topic_id: str) -> None:
+        at = store.open_partition(tp.partition)
+        if at is not None and (why := self._stale(tp, at, end, topic_id)):
+            log.warning("table_wiped", topic=tp.topic, partition=tp.partition, description=why)
+            store.wipe_partition(tp.partition)
+            at = None
+        start = at.next_offset if at else self._cluster.offsets([tp], OffsetSpec.earliest())[tp]
+        changes: dict[bytes, bytes | None] = {}
+        restored, position = 0, start
+        for message in read_to_end(self._cluster, tp, start, RESTORE_BATCH) if start < end else ():
+            changes[message.key() or b""] = message.value()
+            position = (message.offset() or 0) + 1
+            restored += 1
+            if len(changes) >= RESTORE_BATCH:
+                store.apply(tp.partition, changes.items(), StorePosition(topic_id, position, 0))
+                changes = {}
+        if start < end or at is None:
+            store.apply(tp.partition, changes.items(), StorePosition(topic_id, max(position, end), 0))
+        metrics.RESTORED_RECORDS.labels(metrics.stream_label(tp.topic)).inc(restored)
+
+    def _stale(self, tp: TP, at: StorePosition, end: int, topic_id: str) -> str:
+        """Why the store on disk may not be continued, or nothing (hole k)."""
+        if at.topic_id != topic_id:
+            return "the changelog topic was made anew"
+        if at.next_offset > end:
+            return f"the store is at {at.next_offset}, the changelog ends at {end}"
+        age, keep = time.time() - at.applied_at, self._delete_retention(tp.topic)
+        if age > keep / 2:
+            return f"the store is {age:.0f} s old; tombstones live {keep:.0f} s: deleted keys could come back"
+        if at.next_offset < self._cluster.offsets([tp], OffsetSpec.earliest())[tp]:
+            return "the changelog no longer reaches back to the store's position"
+        return ""
+
+    def _delete_retention(self, topic: str) -> float:
+        """`delete.retention.ms` of a topic, in seconds."""
+        if topic not in self._retention:
+            resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+            config: dict[str, Any] = self._cluster.admin.describe_configs([resource])[resource].result()
+            self._retention[topic] = int(config["delete.retention.ms"].value) / 1000
+        return self._retention[topic]
