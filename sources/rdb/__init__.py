@@ -1,0 +1,6 @@
+"""Redis and Valkey dump files (RDB) as Arrow record batches. Usable alone: see `RdbReader`."""
+
+from sources.rdb.reader import Position, RdbReader
+from sources.rdb.slots import codis_slot, redis_slot
+
+__all__ = ["Position", "RdbReader", "codis_slot", "redis_slot"]
