@@ -1,0 +1,229 @@
+"""The tables: what must be there, how it is made, and what to run where it is not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+
+from millstream.errors import ConfigError, SinkError
+from millstream.logs import get_logger
+from sinks.clickhouse.client import Client
+from sinks.clickhouse.config import BATCH_TTL_DAYS, DATABASE
+
+log = get_logger(__name__)
+
+RAW, COMPLETED, VIEW, FENCE = "redis_records_raw", "import_batches_completed", "redis_records_view", "millstream_fence"
+OBJECTS = (RAW, COMPLETED, VIEW)
+"""The three objects of a dump database (facts 2.1). The fence is ours: it is made whenever it is missing."""
+_FILES = {RAW: "01", COMPLETED: "02", VIEW: "03", FENCE: "04"}
+
+RAW_COLUMNS = {
+    "cluster": "String",
+    "batch": "DateTime64(9, 'UTC')",
+    "instance": "String",
+    "db": "UInt64",
+    "key": "String",
+    "type": "LowCardinality(String)",
+    "member_count": "UInt64",
+    "rdb_size": "UInt64",
+    "encoding": "LowCardinality(String)",
+    "expire_at": "Nullable(DateTime64(3, 'UTC'))",
+    "idle_seconds": "Nullable(UInt64)",
+    "freq": "Nullable(UInt8)",
+    "codis_slot": "Nullable(UInt16)",
+    "redis_slot": "Nullable(UInt16)",
+    "_topic": "LowCardinality(String)",
+    "_partition": "Int32",
+    "_offset": "Int64",
+}
+"""Columns of `redis_records_raw` in order; a test compares them with the DDL."""
+COMPLETED_COLUMNS = {"cluster": "String", "batch": "DateTime64(9, 'UTC')"}
+POSITION_COLUMNS = {"_topic": "LowCardinality(String)", "_partition": "Int32", "_offset": "Int64"}
+"""What an ordinary stream's table must have, so that the sink can tell which chunks it holds."""
+_POSITION_TYPES = {
+    "_topic": {"String", "LowCardinality(String)"},
+    "_partition": {"Int32", "Int64"},
+    "_offset": {"Int64"},
+}
+_DDL_COMMAND = "millstream misc clickhouse-schema"
+_SECONDS = {"Second": 1, "Minute": 60, "Hour": 3600, "Day": 86_400, "Week": 604_800}
+_TTL = re.compile(r"\bTTL toDateTime\(batch\) \+ toInterval(\w+)\((\d+)\)")
+_DEDUPLICATION = re.compile(r"\bnon_replicated_deduplication_window\s*=\s*([1-9]\d*)")
+
+
+@cache
+def statements() -> dict[str, str]:
+    """The statements of `sql/statements.sql` by name."""
+    text = files("sinks.clickhouse").joinpath("sql", "statements.sql").read_text(encoding="utf-8")
+    _, *parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+    return {name: _without_comments(body) for name, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _without_comments(sql: str) -> str:
+    return "\n".join(line for line in sql.splitlines() if not line.startswith("--")).strip()
+
+
+def statement(statement_name: str, **names: str) -> str:
+    """A statement with its `{{…}}` names put in; `{name:Type}` stays for the server to bind."""
+    sql = statements()[statement_name]
+    for name, text in names.items():
+        sql = sql.replace("{{" + name + "}}", text)
+    if "{{" in sql:
+        raise ValueError(f"statement {statement_name} lacks a name: {sql}")
+    return sql
+
+
+def quoted(name: str) -> str:
+    """An identifier in backquotes."""
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+
+
+def literal(text: str) -> str:
+    """A string literal."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def ddl(name: str, database: str, ttl_days: int = BATCH_TTL_DAYS) -> str:
+    """The CREATE statement of one object."""
+    sql = files("sinks.clickhouse").joinpath("sql", f"{_FILES[name]}_{name}.sql").read_text(encoding="utf-8").strip()
+    return sql.replace("{{database}}", quoted(database)).replace("{{ttl_days}}", str(ttl_days))
+
+
+def schema_ddl(database: str, ttl_days: int = BATCH_TTL_DAYS) -> str:
+    """The whole DDL of a database, as `millstream misc clickhouse-schema` prints it: statements ended by `;`."""
+    if not DATABASE.fullmatch(database):
+        raise ConfigError(f"database {database!r} may hold only the characters A-Z a-z 0-9 _ and -")
+    create = [f"CREATE DATABASE IF NOT EXISTS {quoted(database)}", *(ddl(n, database, ttl_days) for n in _FILES)]
+    return ";\n\n".join(create) + ";\n"
+
+
+async def ensure_database(client: Client, database: str, *, create: bool) -> None:
+    """The database is there, or is made (`create`). Raises SinkError that names the commands."""
+    found = await client.rows(statement("databases"), {"database": database}, purpose="look for the database")
+    if found:
+        return
+    if not create:
+        raise SinkError(
+            f"ClickHouse {client.url}: database {database!r} does not exist. Create it with"
+            f" CREATE DATABASE {quoted(database)}, or pass --auto-create-tables; `{_DDL_COMMAND}` prints the whole DDL"
+        )
+    await client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(database)}", purpose="create the database")
+    log.info("clickhouse_create_database", database=database, url=client.url, description="database created")
+
+
+async def ensure_fence(client: Client, database: str) -> None:
+    """Our own fence table is there; it is made if it is missing, whoever made the others."""
+    await client.run(ddl(FENCE, database), purpose=f"create {FENCE}")
+
+
+async def ensure_batch_tables(client: Client, database: str, *, create: bool, ttl_days: int) -> int | None:
+    """All three objects are there and fit (T39: in this database, not in another one). Returns the TTL in seconds.
+
+    None exist: made with `create`, else refused. Some exist: always refused. Raises SinkError.
+    """
+    found = await _found(client, database, OBJECTS)
+    missing = [name for name in OBJECTS if name not in found]
+    where = f"ClickHouse {client.url}, database {database!r}"
+    if len(missing) == len(OBJECTS):
+        if not create:
+            raise SinkError(
+                f"{where}: the tables {', '.join(OBJECTS)} do not exist. Run what `{_DDL_COMMAND}` prints,"
+                " or pass --auto-create-tables"
+            )
+        for name in OBJECTS:
+            await client.run(ddl(name, database, ttl_days), purpose=f"create {name}")
+        log.info("clickhouse_create_tables", database=database, url=client.url, description="tables created")
+        found = await _found(client, database, OBJECTS)
+    elif missing:
+        raise SinkError(
+            f"{where}: Inconsistent ClickHouse schema state: {', '.join(sorted(found))} exist, {', '.join(missing)} do"
+            f" not. Nothing was changed. Drop what exists or create what is missing: `{_DDL_COMMAND}` prints the DDL"
+        )
+    await _check_columns(client, database, RAW, RAW_COLUMNS)
+    await _check_columns(client, database, COMPLETED, COMPLETED_COLUMNS)
+    _check_deduplication(where, f"{quoted(database)}.{RAW}", *found[RAW])
+    return ttl_seconds(found[RAW][1])
+
+
+async def stream_columns(client: Client, database: str, table: str) -> dict[str, str]:
+    """Column -> type of a user's own table, which must fit the sink. Raises SinkError with the ALTER to run."""
+    found = await _found(client, database, (table,))
+    name = f"{quoted(database)}.{quoted(table)}"
+    where = f"ClickHouse {client.url}"
+    if table not in found:
+        raise SinkError(f"{where}: table {name} does not exist. Create it with the columns {_listed(POSITION_COLUMNS)}")
+    columns = await _columns(client, database, table)
+    lacking = {c: t for c, t in POSITION_COLUMNS.items() if c not in columns}
+    if lacking:
+        raise SinkError(
+            f"{where}: table {name} lacks the columns that tell which chunks it holds. Run:"
+            f" ALTER TABLE {name} {', '.join(f'ADD COLUMN {c} {t}' for c, t in lacking.items())}"
+        )
+    for column, types in _POSITION_TYPES.items():
+        if columns[column] not in types:
+            raise SinkError(
+                f"{where}: column {column} of {name} is {columns[column]}. Run: ALTER TABLE {name}"
+                f" MODIFY COLUMN {column} {POSITION_COLUMNS[column]}"
+            )
+    engine, create = found[table]
+    if engine not in ("MergeTree", "ReplicatedMergeTree", "SharedMergeTree"):
+        # Hole g: the sink counts a range to know whether it holds it; engines that merge rows away make that a lie.
+        raise SinkError(
+            f"{where}: table {name} has the engine {engine}, which may drop rows, so the sink could not know what it"
+            " holds. Use MergeTree, and a materialized view for anything else"
+        )
+    _check_deduplication(where, name, engine, create)
+    return columns
+
+
+def ttl_seconds(create_table_query: str) -> int | None:
+    """TTL of a batch as the server's own CREATE statement says it; None without one. Raises SinkError if unknown."""
+    m = _TTL.search(create_table_query)
+    if m and m[1] in _SECONDS:
+        return int(m[2]) * _SECONDS[m[1]]
+    if re.search(r"\bTTL\b", create_table_query):
+        raise SinkError(
+            f"{RAW} has a TTL that is not understood, so no batch could be told to be too old. Run: ALTER TABLE {RAW}"
+            f" MODIFY TTL toDateTime(batch) + INTERVAL {BATCH_TTL_DAYS} DAY (any number of days), or REMOVE TTL"
+        )
+    return None
+
+
+async def _found(client: Client, database: str, names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    rows = await client.rows(
+        statement("tables"), {"database": database, "names": list(names)}, purpose="look for the tables"
+    )
+    return {name: (engine, create) for name, engine, create in rows}
+
+
+async def _columns(client: Client, database: str, table: str) -> dict[str, str]:
+    rows = await client.rows(
+        statement("columns"), {"database": database, "table": table}, purpose=f"read the columns of {table}"
+    )
+    return {name: kind for name, kind, default in rows if default not in ("MATERIALIZED", "ALIAS", "EPHEMERAL")}
+
+
+async def _check_columns(client: Client, database: str, table: str, expected: dict[str, str]) -> None:
+    found = await _columns(client, database, table)
+    changes = [f"ADD COLUMN {name} {kind}" for name, kind in expected.items() if name not in found]
+    changes += [f"MODIFY COLUMN {n} {k}" for n, k in expected.items() if n in found and found[n] != k]
+    if changes:
+        named = [n for n, k in expected.items() if found.get(n) != k]
+        raise SinkError(
+            f"ClickHouse {client.url}: {quoted(database)}.{table} does not fit in {', '.join(named)}. Run:"
+            f" ALTER TABLE {quoted(database)}.{table} {', '.join(changes)}"
+        )
+
+
+def _check_deduplication(where: str, name: str, engine: str, create: str) -> None:
+    if not engine.startswith(("Replicated", "Shared")) and not _DEDUPLICATION.search(create):
+        raise SinkError(
+            f"{where}: {name} does not deduplicate inserts, so two workers could write a chunk twice. Run:"
+            f" ALTER TABLE {name} MODIFY SETTING non_replicated_deduplication_window = 1000"
+        )
+
+
+def _listed(columns: dict[str, str]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in columns.items())
