@@ -129,9 +129,10 @@ class RdbReader:
                 if entry.eof:
                     self._finish()
                     return
-                self._db = segment.db = entry.db
+                self._db = entry.db
                 if entry.key is None:
                     continue
+                segment = Segment(b"\x00", entry.db)  # the window has slid on: the entry has it all
                 segment.add(entry, entry.key)
             part = self._to_batch(segment)
             parts.append(part)

@@ -9,8 +9,8 @@ from millstream.errors import CorruptSourceError
 from sources.rdb import blobs
 from sources.rdb.crc64 import crc64
 
-_MAX_STRING = (1 << 31) - 1
-"""Longest string that is read whole (keys): offsets in Arrow's binary arrays are 32-bit."""
+_MAX_STRING = 1 << 30
+"""Longest string that is read whole (keys): twice Redis' own limit, and within Arrow's 32-bit offsets."""
 
 
 class WindowEnd(Exception):
@@ -129,7 +129,7 @@ class Window:
         """The next `count` bytes, all of them in memory."""
         self.expect(count)
         if count > _MAX_STRING:
-            self.corrupt(f"a string of {count} bytes is longer than Redis and Arrow allow")
+            self.corrupt(f"a string of {count} bytes is longer than Redis allows")
         end = self.pos + count
         if end <= len(self.data):
             value = self.data[self.pos : end]
