@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from millstream.failpoints import declare, failpoint
 from schemas.batch import Run
-from sinks.parquet.config import FAN_IN, ROW_GROUP_BYTES, ROW_GROUP_ROWS
+from sinks.parquet.config import FAN_IN, RANGE_ROWS, ROW_GROUP_BYTES, ROW_GROUP_ROWS
 from sinks.parquet.encode import DICTIONARIES, PART, WRITER, record_to_columns, sorted_part
 from sinks.parquet.parts import Part, index_of, pieces, read_ipc, write_ipc
 
@@ -31,8 +31,9 @@ def write_merged(
     tmp: Path, parts: Sequence[Part], run: Run, *, sort: bool, codec: dict[str, Any], metadata: dict[str, str]
 ) -> None:
     """Write the rows of `parts` into the Parquet file `tmp`. Scratch files stand beside the parts while it runs."""
+    pool = pa.default_memory_pool()
     with ExitStack() as stack:
-        stack.callback(pa.default_memory_pool().release_unused)
+        stack.callback(pool.release_unused)
         if sort:
             scratch = stack.enter_context(_scratch(tmp))
             tables = _sorted(_few(_all_sorted(parts, scratch), scratch))
@@ -51,6 +52,8 @@ def write_merged(
         for rows in _row_groups(tables):
             writer.write_table(record_to_columns(rows, run.batch, run.instance), row_group_size=rows.num_rows)
             failpoint(MID)
+            # The pool keeps what was freed: 40 MB more resident without this.
+            pool.release_unused()
         writer.add_key_value_metadata(metadata)
 
 
@@ -101,17 +104,23 @@ def _sorted(sources: Sequence[_Source]) -> Iterator[pa.RecordBatch]:
         at, count = 0, heads.num_rows
         while at < count:
             db, loaded, loaded_bytes = dbs[at], 0, 0
-            while at < count and dbs[at] == db and loaded < ROW_GROUP_ROWS and loaded_bytes < ROW_GROUP_BYTES:
+            while at < count and dbs[at] == db and loaded < RANGE_ROWS and loaded_bytes < ROW_GROUP_BYTES:
                 pending.append(readers[source[at]].get_batch(number[at]))
                 loaded, loaded_bytes, at = loaded + rows[at], loaded_bytes + size[at], at + 1
-            ready = pending
             if at < count and dbs[at] == db:
                 ready, pending = _split(pending, keys[at])
             else:
-                pending = []
+                ready, pending = pending, []
             if ready:
-                whole = pa.concat_batches(ready)
-                yield whole.take(pc.array_sort_indices(whole["key"])) if len(ready) > 1 else whole
+                yield _sort_range(ready)
+
+
+def _sort_range(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """Sort what comes of several sorted batches of one db. Empties the list: the caller holds rows only once."""
+    whole = pa.concat_batches(batches)
+    several = len(batches) > 1
+    batches.clear()
+    return whole.take(pc.array_sort_indices(whole["key"])) if several else whole
 
 
 def _heads(sources: Sequence[_Source]) -> pa.Table:
