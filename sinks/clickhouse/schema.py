@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import cache
 from importlib.resources import files
 
 from millstream.errors import ConfigError, SinkError
+from millstream.failpoints import declare, failpoint
 from millstream.logs import get_logger
 from sinks.clickhouse.client import Client
 from sinks.clickhouse.config import BATCH_TTL_DAYS, DATABASE
@@ -17,7 +17,8 @@ log = get_logger(__name__)
 RAW, COMPLETED, VIEW, FENCE = "redis_records_raw", "import_batches_completed", "redis_records_view", "millstream_fence"
 OBJECTS = (RAW, COMPLETED, VIEW)
 """The three objects of a dump database (facts 2.1). The fence is ours: it is made whenever it is missing."""
-_FILES = {RAW: "01", COMPLETED: "02", VIEW: "03", FENCE: "04"}
+CREATING = "millstream_creating"
+"""Stands while we make the tables: a start that was killed in the middle is finished by the next, not refused."""
 
 RAW_COLUMNS = {
     "cluster": "String",
@@ -47,27 +48,38 @@ _POSITION_TYPES = {
     "_partition": {"Int32", "Int64"},
     "_offset": {"Int64"},
 }
+CREATED = declare("clickhouse.schema.created", "one of the three objects was made, the others may be missing")
 _DDL_COMMAND = "millstream misc clickhouse-schema"
 _SECONDS = {"Second": 1, "Minute": 60, "Hour": 3600, "Day": 86_400, "Week": 604_800}
 _TTL = re.compile(r"\bTTL toDateTime\(batch\) \+ toInterval(\w+)\((\d+)\)")
 _DEDUPLICATION = re.compile(r"\bnon_replicated_deduplication_window\s*=\s*([1-9]\d*)")
 
 
-@cache
-def statements() -> dict[str, str]:
-    """The statements of `sql/statements.sql` by name."""
-    text = files("sinks.clickhouse").joinpath("sql", "statements.sql").read_text(encoding="utf-8")
+def _read(name: str) -> str:
+    return files("sinks.clickhouse").joinpath("sql", name).read_text(encoding="utf-8").strip()
+
+
+def _named_statements(text: str) -> dict[str, str]:
     _, *parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
-    return {name: _without_comments(body) for name, body in zip(parts[::2], parts[1::2], strict=True)}
+    return {
+        name: re.sub(r"^--.*\n", "", body, flags=re.MULTILINE).strip()
+        for name, body in zip(parts[::2], parts[1::2], strict=True)
+    }
 
 
-def _without_comments(sql: str) -> str:
-    return "\n".join(line for line in sql.splitlines() if not line.startswith("--")).strip()
+# Read at import: later on it would block the event loop.
+_STATEMENTS = _named_statements(_read("statements.sql"))
+_DDL = {
+    RAW: _read("01_redis_records_raw.sql"),
+    COMPLETED: _read("02_import_batches_completed.sql"),
+    VIEW: _read("03_redis_records_view.sql"),
+    FENCE: _read("04_millstream_fence.sql"),
+}
 
 
 def statement(statement_name: str, **names: str) -> str:
     """A statement with its `{{…}}` names put in; `{name:Type}` stays for the server to bind."""
-    sql = statements()[statement_name]
+    sql = _STATEMENTS[statement_name]
     for name, text in names.items():
         sql = sql.replace("{{" + name + "}}", text)
     if "{{" in sql:
@@ -87,15 +99,14 @@ def literal(text: str) -> str:
 
 def ddl(name: str, database: str, ttl_days: int = BATCH_TTL_DAYS) -> str:
     """The CREATE statement of one object."""
-    sql = files("sinks.clickhouse").joinpath("sql", f"{_FILES[name]}_{name}.sql").read_text(encoding="utf-8").strip()
-    return sql.replace("{{database}}", quoted(database)).replace("{{ttl_days}}", str(ttl_days))
+    return _DDL[name].replace("{{database}}", quoted(database)).replace("{{ttl_days}}", str(ttl_days))
 
 
 def schema_ddl(database: str, ttl_days: int = BATCH_TTL_DAYS) -> str:
     """The whole DDL of a database, as `millstream misc clickhouse-schema` prints it: statements ended by `;`."""
     if not DATABASE.fullmatch(database):
         raise ConfigError(f"database {database!r} may hold only the characters A-Z a-z 0-9 _ and -")
-    create = [f"CREATE DATABASE IF NOT EXISTS {quoted(database)}", *(ddl(n, database, ttl_days) for n in _FILES)]
+    create = [f"CREATE DATABASE IF NOT EXISTS {quoted(database)}", *(ddl(n, database, ttl_days) for n in _DDL)]
     return ";\n\n".join(create) + ";\n"
 
 
@@ -121,30 +132,44 @@ async def ensure_fence(client: Client, database: str) -> None:
 async def ensure_batch_tables(client: Client, database: str, *, create: bool, ttl_days: int) -> int | None:
     """All three objects are there and fit (T39: in this database, not in another one). Returns the TTL in seconds.
 
-    None exist: made with `create`, else refused. Some exist: always refused. Raises SinkError.
+    None exist: made with `create`, else refused. Some exist: refused, unless we ourselves are making them right now
+    (another worker, or an earlier start that was killed). Raises SinkError.
     """
-    found = await _found(client, database, OBJECTS)
+    found = await _found(client, database, (*OBJECTS, CREATING))
+    if 0 < len(found) < len(OBJECTS):
+        # Another worker may have finished while that list was read.
+        found = await _found(client, database, (*OBJECTS, CREATING))
+    ours = CREATING in found
     missing = [name for name in OBJECTS if name not in found]
+    present = sorted(set(OBJECTS) - set(missing))
     where = f"ClickHouse {client.url}, database {database!r}"
-    if len(missing) == len(OBJECTS):
-        if not create:
-            raise SinkError(
-                f"{where}: the tables {', '.join(OBJECTS)} do not exist. Run what `{_DDL_COMMAND}` prints,"
-                " or pass --auto-create-tables"
-            )
-        for name in OBJECTS:
-            await client.run(ddl(name, database, ttl_days), purpose=f"create {name}")
-        log.info("clickhouse_create_tables", database=database, url=client.url, description="tables created")
+    if missing and create and (ours or not present):
+        await _create(client, database, ttl_days)
         found = await _found(client, database, OBJECTS)
+    elif missing and not present:
+        raise SinkError(
+            f"{where}: the tables {', '.join(OBJECTS)} do not exist. Run what `{_DDL_COMMAND}` prints,"
+            " or pass --auto-create-tables"
+        )
     elif missing:
         raise SinkError(
-            f"{where}: Inconsistent ClickHouse schema state: {', '.join(sorted(found))} exist, {', '.join(missing)} do"
+            f"{where}: Inconsistent ClickHouse schema state: {', '.join(present)} exist, {', '.join(missing)} do"
             f" not. Nothing was changed. Drop what exists or create what is missing: `{_DDL_COMMAND}` prints the DDL"
         )
     await _check_columns(client, database, RAW, RAW_COLUMNS)
     await _check_columns(client, database, COMPLETED, COMPLETED_COLUMNS)
     _check_deduplication(where, f"{quoted(database)}.{RAW}", *found[RAW])
     return ttl_seconds(found[RAW][1])
+
+
+async def _create(client: Client, database: str, ttl_days: int) -> None:
+    creating = f"{quoted(database)}.{CREATING}"
+    await client.run(f"CREATE TABLE IF NOT EXISTS {creating} (x UInt8) ENGINE = Null", purpose=f"create {CREATING}")
+    for name in OBJECTS:
+        await client.run(ddl(name, database, ttl_days), purpose=f"create {name}")
+        failpoint(CREATED)
+    await client.run(f"DROP TABLE IF EXISTS {creating} SYNC", purpose=f"drop {CREATING}")
+    log.info("clickhouse_create_tables", database=database, url=client.url, description="tables created")
 
 
 async def stream_columns(client: Client, database: str, table: str) -> dict[str, str]:
