@@ -14,6 +14,9 @@ from sources.rdb.entry import EXPIRETIME_MS, FREQ, IDLE, Entry
 MARGIN = 128
 """Bytes that the loop may look ahead from a key's beginning, before it knows the value's length."""
 
+_BLOCK = 512
+"""Rows between two looks at the limits."""
+
 # By first byte: bytes of the length byte(s) and what follows, 0 when the byte alone does not tell.
 _KEY_ADVANCE = [2 + b for b in range(64)] + [0] * 192  # from the type byte to the value
 _VALUE_ADVANCE = [1 + b for b in range(64)] + [0] * 128 + [2, 3, 5] + [0] * 61  # 0xC0..0xC2: integers
@@ -79,80 +82,91 @@ def scan(segment: Segment, pos: int, rows: int, key_bytes: int) -> int:
     starts = segment.starts
     add = starts.append
     key_advance, value_advance, common = _KEY_ADVANCE, _VALUE_ADVANCE, _COMMON
-    for _ in range(min(rows, (key_bytes - segment.extra_bytes) // 63) - len(starts)):
-        if pos >= limit:
+    while True:
+        # Longer keys must leave room for the rest of a block, so blocks become small towards the end.
+        room = (key_bytes - segment.extra_bytes) // 63 - len(starts)
+        block = min(rows - len(starts), _BLOCK, room if room < 2 else room // 2)
+        if block <= 0:
             break
-        start = pos
-        code = data[start]
-        if code > 247:  # what precedes a type byte: expiry, then idle time or frequency
-            if code == EXPIRETIME_MS:
-                segment.expire_rows.append(len(starts))
-                segment.expire_positions.append(start + 1)
-                start += 9
-                code = data[start]
-            if code == FREQ:
-                segment.freq_rows.append(len(starts))
-                segment.freqs.append(data[start + 1])
-                start += 2
-                code = data[start]
-            elif code == IDLE:
-                idle = data[start + 1]
-                if idle < 64:
+        planned = len(starts) + block
+        for _ in range(block):
+            if pos >= limit:
+                break
+            start = pos
+            code = data[start]
+            if code > 247:  # what precedes a type byte: expiry, then idle time or frequency
+                if code == EXPIRETIME_MS:
+                    segment.expire_rows.append(len(starts))
+                    segment.expire_positions.append(start + 1)
+                    start += 9
+                    code = data[start]
+                if code == FREQ:
+                    segment.freq_rows.append(len(starts))
+                    segment.freqs.append(data[start + 1])
                     start += 2
-                elif idle < 128:
-                    idle = (idle & 63) << 8 | data[start + 2]
-                    start += 3
-                elif idle == 128:
-                    idle = int.from_bytes(data[start + 2 : start + 6], "big")
-                    start += 6
+                    code = data[start]
+                elif code == IDLE:
+                    idle = data[start + 1]
+                    if idle < 64:
+                        start += 2
+                    elif idle < 128:
+                        idle = (idle & 63) << 8 | data[start + 2]
+                        start += 3
+                    elif idle == 128:
+                        idle = int.from_bytes(data[start + 2 : start + 6], "big")
+                        start += 6
+                    else:
+                        break
+                    segment.idle_rows.append(len(starts))
+                    segment.idle_seconds.append(idle)
+                    code = data[start]
+            if not common[code]:
+                break
+            value = key_advance[data[start + 1]]
+            if value:
+                value += start
+            else:
+                first = data[start + 1]
+                if first < 128:
+                    size = (first & 63) << 8 | data[start + 2]
+                    value = start + 3 + size
+                    extra = segment.extra_bytes + max(0, size - 63)
+                    if value >= limit or planned * 63 + extra > key_bytes:
+                        break
+                    segment.extra_bytes = extra
+                elif first in _INTEGER_SIZE:
+                    value = start + 2 + _INTEGER_SIZE[first]
+                    segment.key_rows.append(len(starts))
+                    segment.keys.append(b"%d" % int.from_bytes(data[start + 2 : value], "little", signed=True))
                 else:
                     break
-                segment.idle_rows.append(len(starts))
-                segment.idle_seconds.append(idle)
-                code = data[start]
-        if not common[code]:
-            break
-        value = key_advance[data[start + 1]]
-        if value:
-            value += start
-        else:
-            first = data[start + 1]
-            if first < 128:
-                size = (first & 63) << 8 | data[start + 2]
-                value = start + 3 + size
-                if value >= limit or not segment.has_room(size, key_bytes):
+            if code == 18:
+                if data[value] != 1 or data[value + 1] != 2:  # one node, a listpack
                     break
-                segment.extra_bytes += max(0, size - 63)
-            elif first in _INTEGER_SIZE:
-                value = start + 2 + _INTEGER_SIZE[first]
-                segment.key_rows.append(len(starts))
-                segment.keys.append(b"%d" % int.from_bytes(data[start + 2 : value], "little", signed=True))
+                value += 2
+            elif code == 14:
+                if data[value] != 1:
+                    break
+                value += 1
+            first = data[value]
+            after = value_advance[first]
+            if after:
+                after += value
+            elif first < 128:
+                after = value + 2 + ((first & 63) << 8 | data[value + 1])
+            elif first == 0xC3:
+                after = _lzf(segment, code, start, value + 1)
+                if not after:
+                    break
             else:
                 break
-        if code == 18:
-            if data[value] != 1 or data[value + 1] != 2:  # one node, a listpack
+            if after > end:
                 break
-            value += 2
-        elif code == 14:
-            if data[value] != 1:
-                break
-            value += 1
-        first = data[value]
-        after = value_advance[first]
-        if after:
-            after += value
-        elif first < 128:
-            after = value + 2 + ((first & 63) << 8 | data[value + 1])
-        elif first == 0xC3:
-            after = _lzf(segment, code, start, value + 1)
-            if not after:
-                break
+            add(start)
+            pos = after
         else:
-            break
-        if after > end:
-            break
-        add(start)
-        pos = after
+            continue
+        break
     _drop_unfinished(segment)
     return pos
 
