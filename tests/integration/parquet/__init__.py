@@ -1,0 +1,1 @@
+"""The Parquet sink under kill -9, SIGSTOP and rivals."""
