@@ -169,6 +169,14 @@ class Store(base.SerializedStore):
         for path in Path(self.app.conf.tabledir).glob(f"{self.table_name}-*.rocksdb"):
             shutil.rmtree(path)
 
+    async def backup_partition(self, tp: Any, flush: bool = True, purge: bool = False, keep: int = 1) -> None:
+        """Not offered: the changelog is the backup."""
+        raise MillstreamError(f"table {self.table_name!r} needs no backup: its changelog topic restores it")
+
+    def restore_backup(self, tp: Any, latest: bool = True, backup_id: int = 0) -> None:
+        """Not offered: the changelog is the backup."""
+        raise MillstreamError(f"table {self.table_name!r} needs no backup: its changelog topic restores it")
+
     # Faust's own recovery has nothing to do: the engine restores (streams.engine.recovery).
     def persisted_offset(self, tp: Any) -> int | None:
         """Never asked for by the engine; None tells Faust that nothing is known."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import faust
 import pyarrow as pa
 from confluent_kafka.admin import NewTopic
+from mode.utils.logging import FileLogProxy
 
 from millstream.errors import ConfigError
-from millstream.logs import configure
+from millstream.logs import configure, logging_config
 from millstream.settings import Settings
 from schemas.codecs import Codec, Rejected, make_codec
 from schemas.names import dlq_topic
@@ -62,6 +64,8 @@ class App(faust.App):
         self.kafka_config: dict[str, Any] = {"bootstrap.servers": servers, "log_level": 3}
         self._topology: Topology | None = None
         self._sinks: list[Sinks] = []
+        self._declared: list[tuple[str, int]] = []
+        self._seen_topics: set[str] = set()
         self._slot: SlotLock | None = None
         self.before_start: list[Callable[[], Awaitable[None]]] = []
         """Awaited before the worker joins its group: declare topics, look at what must be there."""
@@ -89,7 +93,7 @@ class App(faust.App):
             web_port=settings.web_port,
             web_host=settings.web_bind,
             producer_partitioner=None,
-            logging_config=None,
+            logging_config=logging_config(settings),
             **options,
         )
 
@@ -126,6 +130,13 @@ class App(faust.App):
             partitions=partitions,
             config=config or {},
         )
+
+    def topic(self, *topics: str, partitions: int | None = None, **kwargs: Any) -> Any:
+        """An ordinary topic, as in Faust; with `partitions` it is created if missing when the worker starts."""
+        made = super().topic(*[self.settings.namespace + t for t in topics], partitions=partitions, **kwargs)
+        if partitions:
+            self._declared += [(name, partitions) for name in made.topics]
+        return made
 
     def sinks(self, *sinks: Sink, retry_timeout: float | None = None) -> Sinks:
         """Sinks that a stream writes to; opened and closed with the worker."""
@@ -195,12 +206,9 @@ class App(faust.App):
         """Topics that must exist before the worker starts, with their partition counts."""
         replicas, size = self.settings.topic_replication_factor, str(int(self.settings.max_message_bytes))
         found = {self.registry.topic: self.registry.declaration(replicas)}
-        for source in self.topology.sources:
-            for name in source.names:
-                if source.partitions:
-                    config = {"max.message.bytes": size}
-                    found[name] = NewTopic(name, source.partitions, replicas, config=config)
-                    found[dlq_topic(name)] = NewTopic(dlq_topic(name), 1, replicas, config=config)
+        sources = [(n, s.partitions) for s in self.topology.sources for n in s.names if s.partitions]
+        for name, partitions in [*self._declared, *sources]:
+            found[name] = NewTopic(name, partitions, replicas, config={"max.message.bytes": size})
         for table, partitions in self.topology.table_partitions().items():
             topic = self.tables[table].changelog_topic
             topic.partitions = partitions or topic.partitions
@@ -209,13 +217,34 @@ class App(faust.App):
             found[name] = NewTopic(name, topic.partitions, replicas, config=config)
         return list(found.values())
 
+    def ensure_topics(self, names: set[str]) -> None:
+        """Output topics must exist before a transaction begins; dead-letter topics are made. Blocking."""
+        missing = names - self._seen_topics - self.cluster.topics(names - self._seen_topics).keys()
+        letters = {name for name in missing if name.endswith(dlq_topic(""))}
+        if missing - letters:
+            raise ConfigError(
+                f"output topic {min(missing - letters)!r} does not exist: create it, or give app.topic(…, partitions=N)"
+            )
+        size = str(int(self.settings.max_message_bytes))
+        replicas = self.settings.topic_replication_factor
+        self.cluster.create([NewTopic(n, 1, replicas, config={"max.message.bytes": size}) for n in letters])
+        self._seen_topics |= names
+
     # ------------------------------------------------------------------ life cycle
+    async def on_first_start(self) -> None:
+        """Faust makes the last level of the data directory only, and turns stderr into a logger, which would swallow
+        every line that our log handler writes there."""
+        if isinstance(sys.stderr, FileLogProxy):
+            sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        configure(self.settings)
+        Path(self.conf.datadir).mkdir(parents=True, exist_ok=True)
+        await super().on_first_start()
+
     async def on_start(self) -> None:
         """Everything that can be wrong before joining the group is found here."""
         await super().on_start()
         if self.client_only or self.producer_only:
             return
-        configure(self.settings)
         try:
             self._slot = SlotLock(Path(self.conf.datadir))
             await asyncio.to_thread(self.cluster.create, self.declarations())

@@ -96,14 +96,14 @@ class Chunk:
         self._check()
         return SinkChunk(self.id, self.table if table is None else table, run, self.replayed)
 
-    async def raise_attempt(self, chunk: SinkChunk) -> SinkChunk:
-        """Raise the attempt in a fenced transaction (hole a); returns the chunk under it."""
+    async def raise_attempt(self) -> int:
+        """Raise the attempt in a fenced transaction (hole a) and return it."""
         self._check()
         if self._raise_attempt is None:
             raise RuntimeError(f"chunk {self.id} is not driven by a commit cycle")
         attempt = await self._raise_attempt()
         self.id = replace(self.id, attempt=attempt)
-        return chunk.at_attempt(attempt)
+        return attempt
 
     # ------------------------------------------------------------------ tables.scope.Scope
     @property

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import aiokafka
@@ -117,6 +118,7 @@ class Consumer(driver.Consumer):
         self._load_lock = asyncio.Lock()
         self._fetch_lock = asyncio.Lock()
         self._parts: dict[TP, PartitionState] = {}
+        self._ready: tuple[int, dict[TP, PartitionState], Callable[[], None]] | None = None
         self._commit_thread = ThreadPoolExecutor(1, "commit")
         self._producer: Committer | None = None
         self._workers = CountingExecutor(settings.worker_threads)
@@ -125,6 +127,7 @@ class Consumer(driver.Consumer):
             self._commit_thread,
             lambda: self._producer,  # type: ignore[arg-type,return-value]
             self.app.tables_of,
+            self.app.ensure_topics,
             self._deliver_event,
             self._fail,
             settings.max_replays,
@@ -198,7 +201,7 @@ class Consumer(driver.Consumer):
                     return
                 if not await self._commit_first(loaded, member):
                     return
-            except MillstreamError as exc:
+            except Exception as exc:  # noqa: BLE001 - nothing may be read from an assignment half loaded
                 self._fail(exc)
                 return
             self._loaded_epoch = epoch
@@ -245,8 +248,15 @@ class Consumer(driver.Consumer):
             await self.seek_wait({driver._TopicPartition(*tp): p.position.offset for tp, p in parts.items()})
             if epoch != self.cycle.epoch:
                 return
-            self._parts = parts
-            self.cycle.begin(tasks, loaded.topic_ids, member)
+            self._ready = epoch, parts, partial(self.cycle.begin, tasks, loaded.topic_ids, member)
+
+    def resume_flow(self) -> None:
+        """Faust's last step of an assignment. Not before it: resuming clears the queues of ordinary agents."""
+        super().resume_flow()
+        if self._ready is not None and self._ready[0] == self.cycle.epoch:
+            _, self._parts, begin = self._ready
+            begin()
+        self._ready = None
 
     def _new_producer(self) -> Committer:
         settings = self.app.settings
@@ -316,15 +326,6 @@ class Consumer(driver.Consumer):
     # ------------------------------------------------------------------ events of ordinary topics
     async def _deliver_event(self, message: EventMessage) -> None:
         await self.callback(message)
-
-    def ack(self, message: Any) -> bool:
-        """An event is through: one less to wait for in its chunk. Positions are moved by the cycle alone."""
-        self._unacked_messages.discard(message)
-        if not message.acked:
-            message.acked = True
-            if isinstance(message, EventMessage):
-                message.chunk.finished()
-        return True
 
     async def commit(self, *_args: Any, **_kwargs: Any) -> bool:
         """Only the cycle commits."""

@@ -58,13 +58,14 @@ class CommitCycle:
         commit_thread: ThreadPoolExecutor,
         committer: Callable[[], Committer],
         tables_of: Callable[[TP], dict[str, TableLog]],
+        ensure_topics: Callable[[set[str]], None],
         deliver_event: Callable[[EventMessage], Awaitable[None]],
         on_error: Callable[[BaseException], None],
         max_replays: int,
         plans: bool = True,
     ) -> None:
         self._thread, self._committer, self._tables_of = commit_thread, committer, tables_of
-        self._deliver_event, self._on_error = deliver_event, on_error
+        self._ensure_topics, self._deliver_event, self._on_error = ensure_topics, deliver_event, on_error
         self._max_replays, self._plans = max_replays, plans
         self.tasks: dict[TaskKey, Task] = {}
         self.topic_ids: dict[str, str] = {}
@@ -215,6 +216,7 @@ class CommitCycle:
         """Commit in the commit thread; False if the group has moved on."""
 
         def commit() -> None:
+            self._ensure_topics({o.topic for o in txn.outputs})
             self._committer().commit(txn, member.metadata)
             for table, write in applies:
                 position = StorePosition(self.topic_ids[write.topic], write.next_offset, 0)
@@ -251,7 +253,6 @@ class CommitCycle:
             if task.attempt_wanted is None:
                 task.attempt_wanted = asyncio.get_running_loop().create_future()
                 self.wake.set()
-            metrics.ATTEMPTS_RAISED.labels(metrics.stream_label(tp.topic)).inc()
             return await asyncio.shield(task.attempt_wanted)
 
         chunk._raise_attempt = raise_attempt

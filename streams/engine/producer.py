@@ -90,8 +90,8 @@ class Producer(base.Producer):
             if left:
                 raise BrokerError(f"{left} records could not be sent: the broker does not answer")
 
-    async def create_topic(  # type: ignore[no-untyped-def]  # noqa: ASYNC109
-        self, topic, partitions, replication, *, config=None, timeout=30.0, retention=None, compacting=None,
+    async def create_topic(  # type: ignore[no-untyped-def]
+        self, topic, partitions, replication, *, config=None, timeout=30.0, retention=None, compacting=None,  # noqa: ASYNC109
         deleting=None, ensure_created=False,
     ) -> None:  # fmt: skip
         """Create a topic unless it is there."""
@@ -135,6 +135,7 @@ class Producer(base.Producer):
             output.key,
             output.partition,
             delivered,
+            None,
             output.timestamp_ms,
             list(output.headers),
         )

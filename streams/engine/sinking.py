@@ -8,6 +8,7 @@ import pyarrow as pa
 from sinks.wrapper import SinkGroup
 
 from schemas.batch import Run
+from schemas.chunk import Chunk as SinkChunk
 from schemas.chunk import Receipt
 from sinks.base import Sink
 from streams.engine.chunk import Chunk
@@ -24,4 +25,8 @@ class Sinks(SinkGroup):
         part = chunk.for_sink(table, run)
         if not part.rows:
             return []
-        return await super().write(part, chunk.raise_attempt)
+
+        async def raise_attempt() -> SinkChunk:
+            return part.at_attempt(await chunk.raise_attempt())
+
+        return await super().write(part, raise_attempt)

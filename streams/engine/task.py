@@ -22,6 +22,19 @@ class EventMessage(ConsumerMessage):
 
     chunk: Chunk
 
+    _acked = False
+
+    @property
+    def acked(self) -> bool:
+        """All streams are through with the event. Faust's compiled iterator sets this without calling anything."""
+        return self._acked
+
+    @acked.setter
+    def acked(self, value: bool) -> None:
+        if value and not self._acked:
+            self._acked = True
+            self.chunk.finished()
+
 
 class Task:
     """Drives chunks of its partitions through the agents, one at a time."""

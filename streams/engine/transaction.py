@@ -147,7 +147,7 @@ def produce_all(producer: ck.Producer, txn: Transaction, timeout: float) -> None
 
     def records() -> Iterator[tuple[Any, ...]]:
         for o in txn.outputs:
-            yield o.topic, o.value, o.key, o.partition, on_output, o.timestamp_ms, list(o.headers)
+            yield o.topic, o.value, o.key, o.partition, on_output, None, o.timestamp_ms, list(o.headers)
         for log in txn.changelogs:
             note = position_noter(log)
             for key, value in log.changes:
