@@ -52,8 +52,8 @@ class Codec(Protocol):
 class _RowCodec:
     """One record per message; a subclass decodes many values at once, or says which one is bad."""
 
-    rows_of = None
-    is_control = None
+    rows_of: Callable[[Any], int] | None = None
+    is_control: Callable[[Any], bool] | None = None
 
     def __init__(self, schema: pa.Schema, keys: bool = False) -> None:
         if clash := {"_offset", "_key"} & set(schema.names):

@@ -141,7 +141,7 @@ class Store(base.SerializedStore):
 
     def _iteritems(self) -> Iterator[tuple[bytes, bytes]]:
         changes: Changes = {}
-        dbs = list(self._dbs.values())
+        dbs: list[Any] = list(self._dbs.values())
         if current() is not None:
             scope, changes = self._scope()
             dbs, changes = [self._db(scope.table_partition)], dict(changes)

@@ -209,9 +209,9 @@ class App(faust.App):
         sources = [(n, s.partitions) for s in self.topology.sources for n in s.names if s.partitions]
         for name, partitions in [*self._declared, *sources]:
             found[name] = NewTopic(name, partitions, replicas, config={"max.message.bytes": size})
-        for table, partitions in self.topology.table_partitions().items():
+        for table, count in self.topology.table_partitions().items():
             topic = self.tables[table].changelog_topic
-            topic.partitions = partitions or topic.partitions
+            topic.partitions = count or topic.partitions
             name = topic.get_topic_name()
             config = {"cleanup.policy": "compact", "max.message.bytes": size}
             found[name] = NewTopic(name, topic.partitions, replicas, config=config)
@@ -237,7 +237,7 @@ class App(faust.App):
         if isinstance(sys.stderr, FileLogProxy):
             sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
         configure(self.settings)
-        Path(self.conf.datadir).mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(Path(self.conf.datadir).mkdir, parents=True, exist_ok=True)
         await super().on_first_start()
 
     async def on_start(self) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pyarrow as pa
-from sinks.wrapper import SinkGroup
 
 from schemas.batch import Run
 from schemas.chunk import Chunk as SinkChunk
 from schemas.chunk import Receipt
 from sinks.base import Sink
+from sinks.wrapper import SinkGroup
 from streams.engine.chunk import Chunk
 
 
