@@ -15,7 +15,7 @@ from clickhouse_connect.driver.summary import QuerySummary
 
 from millstream.errors import MillstreamError, RetryableSinkError, SinkError
 from millstream.secrets import scrub
-from sinks.clickhouse.config import MUTATION_TIMEOUT_S, ClickHouseConfig
+from sinks.clickhouse.config import SLOW_TIMEOUT_S, ClickHouseConfig
 
 T = TypeVar("T")
 Parameters = Mapping[str, str | int | list[str]]
@@ -84,8 +84,10 @@ class Client(Protocol):
     async def open(self) -> None:
         """Connect. Raises SinkError or RetryableSinkError."""
 
-    async def rows(self, sql: str, parameters: Parameters | None = None, *, purpose: str) -> list[list[Any]]:
-        """The rows of a SELECT, as JSON values (64-bit integers may be texts)."""
+    async def rows(
+        self, sql: str, parameters: Parameters | None = None, *, purpose: str, slow: bool = False
+    ) -> list[list[Any]]:
+        """The rows of a SELECT, as JSON values (64-bit integers may be texts). `slow`: it may take minutes."""
 
     async def run(self, sql: str, parameters: Parameters | None = None, *, purpose: str, slow: bool = False) -> None:
         """Run a statement without result. `slow`: it may take minutes."""
@@ -147,7 +149,7 @@ class HttpClient:
             password=config.password,
             compress=False,
             connect_timeout=config.send_timeout,
-            send_receive_timeout=MUTATION_TIMEOUT_S,
+            send_receive_timeout=SLOW_TIMEOUT_S,
             query_retries=0,
             autogenerate_session_id=False,
             show_clickhouse_errors=True,
@@ -155,16 +157,18 @@ class HttpClient:
         )
         self._client = await self._guard(connecting, "connect", config.send_timeout)
 
-    async def rows(self, sql: str, parameters: Parameters | None = None, *, purpose: str) -> list[list[Any]]:
+    async def rows(
+        self, sql: str, parameters: Parameters | None = None, *, purpose: str, slow: bool = False
+    ) -> list[list[Any]]:
         """See Client."""
         query = self._connected().raw_query(sql, parameters=dict(parameters or {}), fmt="JSONCompact")
-        answer = await self._guard(query, purpose, self._config.send_timeout)
+        answer = await self._guard(query, purpose, SLOW_TIMEOUT_S if slow else self._config.send_timeout)
         data: list[list[Any]] = json.loads(answer)["data"]
         return data
 
     async def run(self, sql: str, parameters: Parameters | None = None, *, purpose: str, slow: bool = False) -> None:
         """See Client."""
-        timeout = MUTATION_TIMEOUT_S if slow else self._config.send_timeout
+        timeout = SLOW_TIMEOUT_S if slow else self._config.send_timeout
         await self._guard(self._connected().command(sql, parameters=dict(parameters or {})), purpose, timeout)
 
     async def insert(

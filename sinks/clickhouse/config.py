@@ -13,8 +13,8 @@ from millstream.secrets import MASK, mask_url, register_url
 DATABASE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 SEND_TIMEOUT_S = 10.0
 """How long one statement may take before its outcome counts as unknown (facts 2.1: send timeout 10 s)."""
-MUTATION_TIMEOUT_S = 600.0
-"""The same for deleting the rows of voided runs, which rewrites or masks whole parts."""
+SLOW_TIMEOUT_S = 600.0
+"""The same for counting a whole instance, and for deleting the rows of voided runs."""
 BATCH_TTL_DAYS = 3
 """TTL of the tables we create (facts 2.1). What counts afterwards is the TTL the server has."""
 

@@ -67,6 +67,12 @@ class Fence:
             held = self._held[key] = _Held(chunk.generation, label)
         return held.label
 
+    async def verify(self, chunk: ChunkId) -> None:
+        """Look again, in the sink. Raises SinkError if a higher generation is on record by now."""
+        _, highest = await self._read(chunk)
+        if highest > chunk.generation:
+            raise self.lost(chunk, highest)
+
     async def label_of(self, topic_id: str, epoch: int, partition: int) -> str | None:
         """The label of a log's rows; None if no row of it was ever written."""
         rows = await self._client.rows(

@@ -88,6 +88,7 @@ class ChunkInserter:
             statement("count_range", table=self._table, restriction=restriction.condition),
             _range(label, partition, first, last, restriction),
             purpose=f"count offsets {first}..{last} of {label}[{partition}] in {self._target}",
+            slow=True,
         )
         return int(rows[0][0])
 
@@ -114,9 +115,8 @@ class ChunkInserter:
         held = await self._count_chunk(chunk, restriction)
         if held == chunk.rows:
             return
-        # Nothing acknowledged, or a piece missing, although the token is spent: also a fenced insert whose count the
-        # server did not report ends here, so look at the fence before asking for a new token.
-        await self._fence.enter(chunk.id)
+        # An insert that the fence stopped ends here too if the server did not tell how many rows it wrote.
+        await self._fence.verify(chunk.id)
         raise AttemptExhaustedError(
             f"ClickHouse acknowledged the insert of {_named(chunk.id)} into {self._target} under token"
             f" {chunk.id.token}, and holds {held} of its {chunk.rows} rows: the token was spent without its part"

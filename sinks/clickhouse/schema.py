@@ -126,7 +126,8 @@ async def ensure_database(client: Client, database: str, *, create: bool) -> Non
 
 async def ensure_fence(client: Client, database: str) -> None:
     """Our own fence table is there; it is made if it is missing, whoever made the others."""
-    await client.run(ddl(FENCE, database), purpose=f"create {FENCE}")
+    if not await _found(client, database, (FENCE,)):
+        await client.run(ddl(FENCE, database), purpose=f"create {FENCE}")
 
 
 async def ensure_batch_tables(client: Client, database: str, *, create: bool, ttl_days: int) -> int | None:

@@ -158,7 +158,7 @@ class ClickHouseBatches(_ClickHouseSink):
     async def count_by_instance(self, batch: Batch) -> dict[str, int]:
         """Instance -> rows of exactly this batch, read from the raw table: the view shows the latest only (T38)."""
         rows = await self._client.rows(
-            self._statement("batch_instances"), _batch(batch), purpose=f"count the rows of batch {batch.key}"
+            self._statement("batch_instances"), _batch(batch), purpose=f"count the rows of batch {batch.key}", slow=True
         )
         return {str(instance): int(count) for instance, count in rows}
 
@@ -171,7 +171,7 @@ class ClickHouseBatches(_ClickHouseSink):
     async def _delete_voided(self, restriction: str, valid: str, parameters: Parameters) -> None:
         purpose = f"delete rows of voided runs ({parameters.get('instance', 'instances without a valid run')})"
         count = self._statement("count_voided", restriction=restriction, valid=valid)
-        if int((await self._client.rows(count, parameters, purpose=purpose))[0][0]) == 0:
+        if int((await self._client.rows(count, parameters, purpose=purpose, slow=True))[0][0]) == 0:
             return
         delete = self._statement("delete_voided", restriction=restriction, valid=valid)
         await self._client.run(delete, parameters, purpose=purpose, slow=True)

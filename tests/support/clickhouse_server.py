@@ -9,6 +9,7 @@ and what a real server does at a crash or under load is only imitated:
 | `error` | answered with `status` and `code`, not run |
 | `error_after` | run, then answered with `status` and `code` |
 | `drop_before`, `drop_after` | the connection is cut before, or after, it ran |
+| `quiet` | it runs, and the answer does not tell how many rows were written |
 | `hang` | held back as if still on its way; runs after `release`, whether or not the client is there |
 | `hang_running` | held as a running query: KILL QUERY ends it, `release` lets it run |
 | `swallow` | its deduplication token is spent, its rows are gone, the connection is cut (token logged, part lost) |
@@ -149,7 +150,9 @@ class Server:
             return self._cut(request)
         if fault and mode == "error_after":
             return _error(_injected(fault.code), fault.code, fault.status)
-        headers = {"X-ClickHouse-Summary": json.dumps(summary), "X-ClickHouse-Query-Id": query_id}
+        headers = {"X-ClickHouse-Query-Id": query_id}
+        if mode != "quiet":
+            headers["X-ClickHouse-Summary"] = json.dumps(summary)
         if form:
             headers["X-ClickHouse-Format"] = form
         return web.Response(body=output, headers=headers)
@@ -215,10 +218,13 @@ def _error(text: str, code: int, status: int) -> web.Response:
 
 
 class ClickHouseServer:
-    """Starts the server as a process of its own, for a test; it ends with the test's process, however that ends."""
+    """Starts the server as a process of its own, for a test; it ends with the test's process, however that ends.
 
-    def __init__(self, path: Path, credentials: str = "") -> None:
-        command = [sys.executable, "-m", __name__, "--path", str(path), "--port", "0", "--with-parent"]
+    `stop` is a kill -9; the same `path` and `port` bring the server back with its data.
+    """
+
+    def __init__(self, path: Path, credentials: str = "", port: int = 0) -> None:
+        command = [sys.executable, "-m", __name__, "--path", str(path), "--port", str(port), "--with-parent"]
         command += ["--credentials", credentials] if credentials else []
         self._process = subprocess.Popen(
             command, cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

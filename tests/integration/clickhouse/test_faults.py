@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
@@ -151,6 +154,81 @@ async def test_two_workers_that_write_one_chunk_at_once_write_it_once(served: Pl
         chunk = a_chunk(run, first, first + 9)
         await asyncio.gather(one.write_chunk(chunk), two.write_chunk(chunk))
     assert await served.count() == 100
+
+
+async def test_a_server_that_does_not_report_the_written_rows_is_counted(
+    served: Place, server: ClickHouseServer, batches: Batches
+) -> None:
+    old, new, run = await batches(served), await batches(served), a_run()
+    server.fault("quiet", count=3)
+    assert (await old.write_chunk(a_chunk(run, 0, 9, generation=1))).rows == 10
+    await new.write_chunk(a_chunk(run, 10, 19, generation=2))
+    with pytest.raises(SinkError, match=r"lost .* generation 2 is on record, it has 1"):
+        await old.write_chunk(a_chunk(run, 20, 29, generation=1))
+    assert await served.count() == 20
+
+
+async def test_a_server_killed_at_random_moments_holds_each_chunk_once_after_the_retries(tmp_path: Path) -> None:
+    # T3: the engine dies inside of inserts, the sink lives and retries
+    seed = int(os.environ.get("MILLSTREAM_TEST_SEED", "0")) or random.randrange(1 << 30)
+    print(f"MILLSTREAM_TEST_SEED={seed}")
+    rng, run, retries = random.Random(seed), a_run(), 0
+    server = ClickHouseServer(tmp_path / "db")
+    sink = ClickHouseBatches(ClickHouseConfig.parse(server.url("d"), auto_create_tables=True))
+    await sink.open()
+
+    async def deliver(first: int) -> None:
+        nonlocal retries
+        chunk = a_chunk(run, first, first + 999)
+        while True:
+            try:
+                await sink.write_chunk(chunk)
+                return
+            except RetryableSinkError:
+                retries += 1
+                await asyncio.sleep(0.05)
+            except AttemptExhaustedError:
+                chunk = chunk.at_attempt(chunk.id.attempt + 1)
+
+    delivered = 0
+
+    async def work() -> None:
+        nonlocal delivered
+        while not enough.is_set():
+            await deliver(delivered * 1000)
+            delivered += 1
+
+    enough = asyncio.Event()
+    try:
+        working = asyncio.create_task(work())
+        for _life in range(3):
+            goal = delivered + 4
+            await until(lambda: delivered >= goal, 20, "some chunks")  # noqa: B023
+            await asyncio.sleep(rng.uniform(0, 0.03))  # a moment somewhere inside of the next chunk
+            await asyncio.to_thread(server.stop)
+            server = await asyncio.to_thread(ClickHouseServer, tmp_path / "db", "", server.port)
+        enough.set()
+        await working
+        assert retries >= 3
+        assert await sink.count_by_instance(run.batch) == {run.instance: delivered * 1000}
+        looker = make_client(ClickHouseConfig.parse(server.url("d")))
+        await looker.open()
+        distinct = "SELECT toInt32(uniqExact(_offset)), toInt32(max(_offset)) FROM d.redis_records_raw"
+        assert await looker.rows(distinct, purpose="check") == [[delivered * 1000, delivered * 1000 - 1]]
+        await looker.close()
+    finally:
+        enough.set()
+        await sink.close()
+        server.stop()
+
+
+async def test_a_configured_proxy_is_used(server: ClickHouseServer) -> None:
+    # The server answers requests for any host, as a proxy does: the name in the URL resolves nowhere.
+    proxy = f"http://127.0.0.1:{server.port}"
+    client = make_client(ClickHouseConfig.parse("http://nowhere.invalid:8123?database=d", proxy_url=proxy))
+    await client.open()
+    assert await client.rows("SELECT 'ok'", purpose="look") == [["ok"]]
+    await client.close()
 
 
 async def test_a_cancelled_write_is_counted_when_it_comes_again(
