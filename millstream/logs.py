@@ -166,13 +166,15 @@ def _formatter(settings: Settings) -> logging.Formatter:
 def logging_config(settings: Settings) -> dict[str, Any]:
     """The stdlib set-up as a `dictConfig`: `configure` applies it, and Faust's worker takes it as `logging_config=`."""
     level = settings.log_level.upper()
-    quiet = {} if settings.log_level == "debug" else _QUIET
+    speak_up = settings.log_level == "debug"
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"structlog": {"()": _formatter, "settings": settings}},
         "handlers": {"stderr": {"()": _Stderr, "formatter": "structlog"}},
-        "loggers": {name: {"level": max(level, least, key=_number)} for name, least in quiet.items()},
+        "loggers": {
+            name: {"level": "NOTSET" if speak_up else max(level, least, key=_number)} for name, least in _QUIET.items()
+        },
         "root": {"level": level, "handlers": ["stderr"]},
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import signal
 import subprocess
@@ -11,9 +10,8 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
-from millstream.broker.embedded import START_TIMEOUT, STOP_TIMEOUT, EmbeddedBroker
+from millstream.broker.embedded import START_TIMEOUT, STOP_TIMEOUT, EmbeddedBroker, Running, running
 from millstream.errors import BrokerError, MillstreamError
 from millstream.logs import configure
 from millstream.settings import get_settings
@@ -36,39 +34,31 @@ def run(data_dir: Path, port: int) -> int:
     """In the foreground, until a signal or the broker's own end."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _on_signal)
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / "pid").open("a+") as pid_file:
-        try:
-            fcntl.flock(pid_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BrokerError(f"a broker runs on {data_dir} already. Stop it, or give another --data-dir") from None
-        pid_file.truncate(0)
-        with suppress(_Stop), EmbeddedBroker(data_dir, port) as broker:
-            pid_file.write(f"{os.getpid()} {broker.port}\n")
-            pid_file.flush()
-            print(f"Kafka answers at {broker.bootstrap_servers}; Ctrl-C stops it", flush=True)
-            code, tail = broker.wait(), broker.log_tail()
-            raise BrokerError(f"the broker ended with exit code {code}. The end of {broker.log_path}:\n{tail}")
+    with suppress(_Stop), EmbeddedBroker(data_dir, port) as broker:
+        print(f"Kafka answers at {broker.bootstrap_servers}; Ctrl-C stops it", flush=True)
+        code, tail = broker.wait(), broker.log_tail()
+        raise BrokerError(f"the broker ended with exit code {code}. The end of {broker.log_path}:\n{tail}")
     return 0
 
 
 def start(data_dir: Path, port: int) -> int:
     """In the background, detached from the terminal; returns when it answers."""
-    running = _running(data_dir) or _spawn(data_dir, port)
-    if port and running.port != port:
+    found = running(data_dir) or _spawn(data_dir, port)
+    if port and found.port != port:
         raise BrokerError(
-            f"a broker runs on {data_dir} already, at port {running.port}. Stop it, or give another --data-dir"
+            f"a broker runs on {data_dir} already, at port {found.port}. Stop it, or give another --data-dir"
         )
     print(
-        f"Kafka runs in the background at 127.0.0.1:{running.port}, data in {data_dir}.\n"
-        f"  use it:   export MILLSTREAM_BOOTSTRAP_SERVERS=127.0.0.1:{running.port}\n"
+        f"Kafka runs in the background at 127.0.0.1:{found.port}, data in {data_dir}.\n"
+        f"  use it:   export MILLSTREAM_BOOTSTRAP_SERVERS=127.0.0.1:{found.port}\n"
         f"  its log:  {data_dir / 'broker.log'}\n"
-        f"  stop it:  make kafka-stop    (or: {sys.executable} -m millstream.broker stop --data-dir {data_dir})"
+        f"  stop it:  make kafka-stop KAFKA_PORT={found.port}\n"
+        f"       or:  {sys.executable} -m millstream.broker stop --data-dir {data_dir}"
     )
     return 0
 
 
-def _spawn(data_dir: Path, port: int) -> _Running:
+def _spawn(data_dir: Path, port: int) -> Running:
     data_dir.mkdir(parents=True, exist_ok=True)
     output = data_dir / "run.log"
     with output.open("wb") as out:
@@ -80,46 +70,27 @@ def _spawn(data_dir: Path, port: int) -> _Running:
             start_new_session=True,
         )
     deadline = time.monotonic() + START_TIMEOUT + FETCH_TIMEOUT
-    while (running := _running(data_dir)) is None:
+    while (found := running(data_dir)) is None:
         if child.poll() is not None or time.monotonic() > deadline:
             raise BrokerError(f"the broker did not start. The end of {output}:\n{output.read_text().strip()[-3000:]}")
         time.sleep(0.1)
-    return running
+    return found
 
 
 def stop(data_dir: Path) -> int:
     """Stop what `start` started."""
-    running = _running(data_dir)
-    if running is None:
+    found = running(data_dir)
+    if found is None:
         print(f"no broker runs on {data_dir}")
         return 0
-    os.kill(running.pid, signal.SIGTERM)
+    os.kill(found.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_TIMEOUT + 5
-    while _running(data_dir) is not None:
+    while running(data_dir) is not None:
         if time.monotonic() > deadline:
-            raise BrokerError(f"process {running.pid} did not end within {STOP_TIMEOUT + 5:g} s of SIGTERM")
+            raise BrokerError(f"process {found.pid} did not end within {STOP_TIMEOUT + 5:g} s of SIGTERM")
         time.sleep(0.05)
     print("stopped")
     return 0
-
-
-class _Running(NamedTuple):
-    pid: int
-    port: int
-
-
-def _running(data_dir: Path) -> _Running | None:
-    """The `run` that holds this directory and answers. Its lock is the proof: a process id may be reused."""
-    try:
-        with (data_dir / "pid").open() as pid_file:
-            try:
-                fcntl.flock(pid_file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                words = pid_file.read().split()
-                return _Running(int(words[0]), int(words[1])) if len(words) == 2 else None
-    except FileNotFoundError:
-        pass
-    return None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import fcntl
+import os
 import signal
 import socket
 import subprocess
@@ -11,7 +13,7 @@ import time
 import uuid
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self, TextIO
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -26,6 +28,7 @@ STOP_TIMEOUT = 15.0
 """Seconds from SIGTERM to SIGKILL. A clean stop takes under 1."""
 
 _LOG_LINES = 25
+_LOCK = "lock"
 _TAKEN = "Address already in use"
 
 _WATCHDOG = "trap '' TERM; echo; cat >/dev/null; kill -9 0"
@@ -48,6 +51,7 @@ class EmbeddedBroker:
         self._choose_port = port == 0
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
+        self._lock: TextIO | None = None
 
     @property
     def bootstrap_servers(self) -> str:
@@ -69,17 +73,22 @@ class EmbeddedBroker:
         if self.pid is not None:
             return
         command, jars = java(), class_path()
+        self._take_directory()
         for attempt in range(3):  # Between choosing a free port and Java's bind somebody else may take it.
             if self._choose_port:
                 self.port = _free_port()
             try:
                 self._launch(command, jars)
             except BrokerError as e:
-                self.kill()
+                self._end_processes()
                 if not (self._choose_port and _TAKEN in str(e) and attempt < 2):
+                    self.kill()
                     raise
             else:
                 self._choose_port = False
+                assert self._lock is not None
+                self._lock.write(f"{os.getpid()} {self.port}\n")
+                self._lock.flush()
                 return
 
     def stop(self) -> None:
@@ -94,6 +103,12 @@ class EmbeddedBroker:
 
     def kill(self) -> None:
         """SIGKILL: no clean-up runs in the broker, what it acknowledged is in the page cache."""
+        self._end_processes()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _end_processes(self) -> None:
         for process in (self._process, self._watchdog):
             if process is not None:
                 process.kill()
@@ -115,6 +130,22 @@ class EmbeddedBroker:
             return "\n".join(self.log_path.read_text("utf-8", "replace").splitlines()[-_LOG_LINES:])
         except OSError as e:
             return f"(no log: {e})"
+
+    def _take_directory(self) -> None:
+        """Lock the directory until `kill`: a second broker must not overwrite the first one's configuration and log."""
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            lock = (self.data_dir / _LOCK).open("a+")
+        except OSError as e:
+            raise BrokerError(f"the embedded broker cannot be started in {self.data_dir}: {e}") from e
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            told = f"a broker runs on {self.data_dir} already. Stop it, or give this one another directory"
+            raise BrokerError(told) from None
+        lock.truncate(0)
+        self._lock = lock
 
     def _launch(self, command: str, jars: str) -> None:
         began = time.monotonic()
@@ -195,6 +226,27 @@ class EmbeddedBroker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.shield(asyncio.to_thread(self.stop))
+
+
+class Running(NamedTuple):
+    """Who runs a broker: the process that started it (not Java), and the broker's port."""
+
+    pid: int
+    port: int
+
+
+def running(data_dir: Path) -> Running | None:
+    """Who runs a broker on this directory, once it answers. The lock is the proof: a process id may be reused."""
+    try:
+        with (data_dir / _LOCK).open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                words = lock.read().split()
+                return Running(int(words[0]), int(words[1])) if len(words) == 2 else None
+    except FileNotFoundError:
+        pass
+    return None
 
 
 def answers(bootstrap_servers: str, timeout: float) -> str | None:

@@ -17,10 +17,13 @@ def create_topic(admin: AdminClient, name: str, partitions: int = 1, config: Map
     return name
 
 
-def produce(kafka: str, topic: str, records: Iterable[Mapping[str, Any]]) -> None:
+def produce(
+    kafka: str, topic: str, records: Iterable[Mapping[str, Any]], config: Mapping[str, Any] | None = None
+) -> None:
     """Produce records (`value`, and optionally `key`, `partition`, `headers`) and wait for all acknowledgements."""
     failed: list[str] = []
-    producer = Producer({"bootstrap.servers": kafka, "linger.ms": 5, "partitioner": "murmur2_random"})
+    basic = {"bootstrap.servers": kafka, "linger.ms": 5, "partitioner": "murmur2_random"}
+    producer = Producer(basic | dict(config or {}))
     for record in records:
         producer.produce(topic, **record, on_delivery=lambda error, _: failed.append(str(error)) if error else None)
         producer.poll(0)
