@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -59,10 +58,14 @@ def to_batch(
     codes = data[starts]
     key_starts, key_sizes = _keys(data, starts)
     types, encodings, counts, sizes = _values(segment, data, starts, codes, key_starts + key_sizes)
-    for row, entry in zip(segment.entry_rows, segment.entries, strict=True):
-        types[row], encodings[row] = entry.type, entry.encoding
-        counts[row], sizes[row] = entry.member_count, entry.rdb_size
+    if segment.entries:
+        types[segment.entry_rows] = [entry.type for entry in segment.entries]
+        encodings[segment.entry_rows] = [entry.encoding for entry in segment.entries]
+        counts[segment.entry_rows] = [entry.member_count for entry in segment.entries]
+        sizes[segment.entry_rows] = [entry.rdb_size for entry in segment.entries]
     keys = _key_array(segment, key_starts, key_sizes)
+    positions = np.array(segment.expire_positions, np.int64)[:, np.newaxis]
+    expiries = data[positions + np.arange(8)].view("<i8").ravel()  # any 64-bit number is kept as it is (T35)
     columns = [
         pa.array(np.full(rows, segment.db, np.int64)),
         keys,
@@ -70,9 +73,9 @@ def to_batch(
         pa.array(counts),
         pa.array(sizes),
         pa.DictionaryArray.from_arrays(pa.array(encodings), _ENCODINGS),
-        _expiries(segment, data, rows),
-        _sparse(segment, rows, segment.idle_rows, segment.idle_seconds, "idle_seconds", pa.int64()),
-        _sparse(segment, rows, segment.freq_rows, segment.freqs, "freq", pa.int32()),
+        _sparse(segment, "expire_at_ms", segment.expire_rows, expiries),
+        _sparse(segment, "idle_seconds", segment.idle_rows, segment.idle_seconds),
+        _sparse(segment, "freq", segment.freq_rows, segment.freqs),
         _slots(keys, codis_slot),
         _slots(keys, redis_slot),
     ]
@@ -171,18 +174,11 @@ def _key_array(segment: Segment, starts: Int64s, sizes: Int64s) -> pa.Array:
     return spread.take(pa.array(np.arange(0, 2 * len(starts), 2)))
 
 
-def _expiries(segment: Segment, data: npt.NDArray[np.uint8], rows: int) -> pa.Array:
-    """Absolute Unix milliseconds as in the file, any 64-bit number (T35)."""
-    positions = np.array(segment.expire_positions, np.int64)
-    values = data[positions[:, np.newaxis] + np.arange(8)].view("<i8").ravel() if len(positions) else []
-    return _sparse(segment, rows, segment.expire_rows, values, "expire_at_ms", pa.int64())
-
-
-def _sparse(segment: Segment, rows: int, some: list[int], values: Any, name: str, dtype: pa.DataType) -> pa.Array:
-    """A column of which some rows have values, and entries bring their own."""
-    read = [
-        (r, v) for r, e in zip(segment.entry_rows, segment.entries, strict=True) if (v := getattr(e, name)) is not None
-    ]
+def _sparse(segment: Segment, name: str, some: list[int], values: Sequence[int] | Int64s) -> pa.Array:
+    """A column of which `some` rows have values, and entries bring their own."""
+    dtype, rows = WIRE.field(name).type, len(segment.starts)
+    entries = zip(segment.entry_rows, segment.entries, strict=True)
+    read = [(row, value) for row, entry in entries if (value := getattr(entry, name)) is not None]
     if not some and not read:
         return pa.nulls(rows, dtype)
     column, missing = np.zeros(rows, dtype.to_pandas_dtype()), np.ones(rows, bool)

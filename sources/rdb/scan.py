@@ -193,7 +193,8 @@ def _lzf(segment: Segment, code: int, start: int, pos: int) -> int:
     if code:
         try:
             lzf_check(compressed, size)
-            count = header_count(PACKED[code], lzf_head(data, pos, after, HEAD), size)
+            head = lzf_head(data, pos, after, HEAD if PACKED[code] == ZIPLIST else 8)
+            count = header_count(PACKED[code], head, size)
         except (ValueError, IndexError):
             return 0  # read_entry finds it again and tells what is wrong
         if count == UNKNOWN or (code in PAIRED and count % 2):

@@ -148,6 +148,9 @@ class Window:
 
     def length(self) -> int:
         """A length (or another unsigned number) in RDB's length encoding."""
+        if self.pos < len(self.data) and (first := self.data[self.pos]) < 0x40:
+            self.pos += 1
+            return first
         value, special = self.length_or_special()
         if special:
             self.corrupt(f"a length is expected, not a string encoding ({value})", self.offset - 1)
@@ -172,6 +175,10 @@ class Window:
 
     def string(self) -> bytes:
         """A whole string: plain, integer (as decimal text, T34) or LZF-compressed."""
+        pos = self.pos + 1
+        if pos <= len(self.data) and (first := self.data[pos - 1]) < 0x40 and pos + first <= len(self.data):
+            self.pos = pos + first
+            return self.data[pos : pos + first]
         value, special = self.length_or_special()
         if not special:
             return self.take(value)

@@ -67,12 +67,17 @@ def error_of(data: bytes, **options: int) -> str:
 
 
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("buffer_size", [60, 1 << 20])
-def test_a_file_cut_off_at_any_byte_is_refused(name: str, buffer_size: int) -> None:
+def test_a_file_cut_off_at_any_byte_is_refused(name: str) -> None:
     data = SMALL[name]
     for end in range(len(data)):
-        text = error_of(data[:end], buffer_size=buffer_size)
-        assert "truncated" in text, text
+        assert "truncated" in error_of(data[:end])
+
+
+@pytest.mark.parametrize("name", ["lfu", "lru", "module", "cluster"])
+def test_a_file_cut_off_at_any_byte_is_refused_by_a_small_window(name: str) -> None:
+    data = SMALL[name]
+    for end in range(len(data)):
+        assert "truncated" in error_of(data[:end], buffer_size=60)
 
 
 @pytest.mark.parametrize("name", ["redis8.2-all", "valkey9-uncompressed", "redis6.2-all"])
@@ -292,7 +297,7 @@ def test_flipped_bytes_never_take_much_memory() -> None:
     original = UNCHECKED["redis"]
     tracemalloc.start()
     try:
-        for at in range(9, len(original) - 9, 3):
+        for at in range(9, len(original) - 9, 13):
             data = bytearray(original)
             data[at] ^= 0xC3
             survive(bytes(data), 1 << 20)
