@@ -119,7 +119,7 @@ def test_the_password_of_a_refused_url_shows_nowhere(url: str) -> None:
 PASSWORDS = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FFF), min_size=6, max_size=20)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(PASSWORDS)
 @example("p@ss:w/rd?#%")
 def test_any_password_is_read_as_it_is_and_never_shown(password: str) -> None:

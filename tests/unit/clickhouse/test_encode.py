@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.batch import Batch, Run
@@ -38,6 +38,7 @@ def _table(records: list[dict[str, Any]]) -> pa.Table:
     return table.append_column("_offset", pa.array(range(len(records)), pa.int64()))
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(RECORDS, max_size=8))
 def test_every_record_becomes_a_row_of_the_ddl_columns(records: list[dict[str, Any]]) -> None:
     # RU-15, RU-48; T34 keys, T35 ranges, T36 nanoseconds
