@@ -1,0 +1,356 @@
+"""Feeds RDB files into Kafka, each row exactly once, however often the feeder is killed and started again (hole e).
+
+A run's messages are `begin`, many `rows`, `done`; if the file turns out to be corrupt, `abort`. Every transaction holds
+some of them and the position in the file behind them. Started again for the same batch and instance, the feeder goes
+on there under the same run id; a file that was fed to its end is not fed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import msgspec
+import pyarrow as pa
+
+from millstream.errors import ConfigError, CorruptSourceError, MillstreamError
+from millstream.failpoints import declare, failpoint
+from millstream.logs import get_logger
+from millstream.settings import Settings
+from schemas.batch import Batch, Run
+from schemas.control import ABORT, BEGIN, DATA, DONE, Abort, Begin, Done, add_digest, headers_of
+from schemas.names import dlq_topic, records_topic, shared_records_topic
+from schemas.records import WIRE
+from sources.rdb import Position, RdbReader
+from sources.transactional import TopicInfo, TransactionalSource, ensure_topics, new_topic
+
+BEGUN = declare("feed.begun", "the begin record is produced, nothing committed")
+ROWS_PRODUCED = declare("feed.rows_produced", "a rows message is produced, not committed")
+BEFORE_COMMIT = declare("feed.before_commit", "records are produced, their transaction is not committed")
+AFTER_COMMIT = declare("feed.after_commit", "a transaction with records and the position behind them is committed")
+DONE_PRODUCED = declare("feed.done", "the done record is produced, not committed")
+
+TXN_MESSAGES = 32
+TXN_BYTES = 16 << 20
+TXN_SECONDS = 1.0
+"""A transaction is committed at whichever comes first: a commit takes 10 ms, and readers see rows only after it."""
+
+_AHEAD = 4
+"""Batches that are parsed ahead of what is sent: bounds memory, and keeps a slow disk from holding a transaction."""
+_HEAD = 64 * 1024
+_PATH_CHARS = 600
+
+log = get_logger(__name__)
+
+
+class RecordTooLargeError(MillstreamError):
+    """One row does not fit into a message."""
+
+
+class FileId(msgspec.Struct, frozen=True):
+    """What tells files apart. A difference in between is found by the checksum at the file's end, also on resuming."""
+
+    path: str
+    size: int
+    digest: str
+    """SHA-256 of the first and the last 64 KiB."""
+
+    def same(self, other: FileId) -> bool:
+        """The same content, wherever it lies."""
+        return (self.size, self.digest) == (other.size, other.digest)
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.size} bytes, {self.digest[:12]})"
+
+
+class Saved(msgspec.Struct, kw_only=True):
+    """The feeder's position, in the metadata of its group offset (4096 bytes at most)."""
+
+    topic_id: str
+    run: str
+    batch_ts: int
+    state: Literal["feeding", "done", "aborted"] = "feeding"
+    file: FileId
+    at: dict[str, Any] | None = None
+    """sources.rdb.Position; None before the first row."""
+    rows: int = 0
+    messages: int = 0
+    digest: int = 0
+    begin: int = -1
+    """Offset of the begin record."""
+    v: int = 1
+
+
+class FeedJob(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a batch."""
+
+    path: str
+    cluster: str
+    instance: str
+    batch_ts: int
+    """Nanoseconds since 1970-01-01 UTC."""
+    instances: list[str]
+    """All instances of the batch."""
+    new_run: bool = False
+    """Begin a new run whatever was fed before; it voids the older one."""
+
+    @property
+    def batch(self) -> Batch:
+        """The batch."""
+        return Batch(self.cluster, self.batch_ts)
+
+
+class FeedResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How it went."""
+
+    outcome: Literal["fed", "already", "aborted"]
+    run: str
+    rows: int
+    resumed: bool = False
+    reason: str = ""
+
+
+OnProgress = Callable[[int, int], None]
+"""Called with rows and bytes of the file that are through."""
+
+
+def topics_of(settings: Settings, job: FeedJob) -> tuple[str, int]:
+    """Topic of a job's records, and the partitions to create it with."""
+    if settings.topic_layout == "shared":
+        return shared_records_topic(settings.namespace), settings.shared_topic_partitions
+    return records_topic(job.cluster, job.instance, settings.namespace), 1
+
+
+def prepare_topics(settings: Settings, jobs: list[FeedJob]) -> dict[str, TopicInfo]:
+    """Create what is missing, dead-letter topics too. Blocking. Raises BrokerError, ConfigError (T8)."""
+    wanted = dict(topics_of(settings, job) for job in jobs)
+    declared = [new_topic(settings, n, p) for n, p in wanted.items()]
+    declared += [new_topic(settings, dlq_topic(n), 1) for n in wanted]
+    found = ensure_topics(settings, declared)
+    for name in wanted:
+        if settings.topic_layout == "instance" and found[name].partitions != 1:
+            raise ConfigError(
+                f"topic {name!r} exists with {found[name].partitions} partitions; an instance's records need 1, or "
+                "their order is lost. Delete the topic, or use another MILLSTREAM_NAMESPACE"
+            )
+    return found
+
+
+def feed_file(settings: Settings, job: FeedJob, on_progress: OnProgress = lambda _rows, _bytes: None) -> FeedResult:
+    """Feed one file; blocking. A corrupt file is `aborted`. Raises ConfigError, BrokerError, RecordTooLargeError."""
+    with _opened(job.path) as file:
+        topic = topics_of(settings, job)[0]
+        info = prepare_topics(settings, [job])[topic]
+        name = f"{settings.group_id}-feed-{records_topic(job.cluster, job.instance)}"
+        limit = min(int(settings.max_message_bytes), info.max_message_bytes)
+        source = TransactionalSource(settings, name, topic, limit)
+        raw = source.position()
+        saved = _continue(msgspec.json.decode(raw, type=Saved) if raw else None, job, info, _identify(file, job.path))
+        if saved.state == "done":
+            log.info("feed_already_done", instance=job.instance, description=f"{saved.file} was fed to its end before")
+            return FeedResult(outcome="already", run=saved.run, rows=saved.rows)
+        return _Feeder(source, job, saved, limit, topic).feed(file, on_progress)
+
+
+def _continue(saved: Saved | None, job: FeedJob, info: TopicInfo, file: FileId) -> Saved:
+    """The position to go on from: the saved one, or that of a new run."""
+    same_batch = saved is not None and (saved.topic_id, saved.batch_ts) == (info.id, job.batch_ts)
+    if saved is None or not same_batch or saved.state == "aborted" or job.new_run:
+        return Saved(topic_id=info.id, run=secrets.token_hex(16), batch_ts=job.batch_ts, file=file)
+    if not saved.file.same(file):
+        raise ConfigError(
+            f"instance {job.instance!r} of batch {job.batch.rfc3339} was fed from {saved.file}, now it is {file}: "
+            "another file. Give the same one, another --batch-timestamp, or --new-run to begin anew with this one"
+        )
+    return saved
+
+
+class _Parsed(NamedTuple):
+    batch: pa.RecordBatch
+    position: Position
+
+
+class _Feeder:
+    """One life of one run."""
+
+    def __init__(self, source: TransactionalSource, job: FeedJob, saved: Saved, limit: int, topic: str) -> None:
+        self._source, self._job, self._saved, self._limit, self._topic = source, job, saved, limit, topic
+        self._run = Run(job.batch, job.instance, saved.run)
+        self._key = job.instance.encode()
+        headers = headers_of(DATA, self._run, 10**7)
+        self._overhead = 200 + len(self._key) + sum(len(k) + len(v) + 10 for k, v in headers)
+        self._pending_messages = self._pending_bytes = 0
+        self._since = 0.0
+
+    def feed(self, file: BinaryIO, on_progress: OnProgress) -> FeedResult:
+        """To the end of the file, or of what it can give."""
+        saved, resumed = self._saved, self._saved.begin >= 0
+        if not resumed:
+            self._begin()
+        try:
+            for parsed in self._parsed(file, Position(**saved.at) if saved.at else None):
+                if parsed is not None:
+                    self._send_rows(parsed)
+                    on_progress(saved.rows, parsed.position.offset)
+                if self._due():
+                    self._commit()
+        except (CorruptSourceError, RecordTooLargeError, OSError) as exc:
+            return self._abort(f"file {self._job.path}: {exc}" if isinstance(exc, OSError) else str(exc), resumed)
+        self._source.flush()  # the begin record's offset is known then
+        done = Done(rows=saved.rows, messages=saved.messages, digest=saved.digest, begin=saved.begin)
+        self._control(DONE, done)
+        failpoint(DONE_PRODUCED)
+        saved.state = "done"
+        self._commit()
+        on_progress(saved.rows, saved.file.size)
+        return FeedResult(outcome="fed", run=saved.run, rows=saved.rows, resumed=resumed)
+
+    # ------------------------------------------------------------------ records
+    def _begin(self) -> None:
+        def noted(offset: int) -> None:
+            self._saved.begin = offset
+
+        source = {"kind": "rdb-file", "path": self._saved.file.path, "bytes": self._saved.file.size}
+        self._control(BEGIN, Begin(instances=self._job.instances, source=source), noted)
+        failpoint(BEGUN)
+
+    def _control(self, kind: str, body: Begin | Done | Abort, on_offset: Any = None) -> None:
+        self._send(msgspec.json.encode(body), headers_of(kind, self._run), on_offset)
+
+    def _send(self, value: bytes, headers: list[tuple[str, bytes]], on_offset: Any = None) -> None:
+        if not self._pending_messages:
+            self._since = time.monotonic()
+        self._source.send(self._key, value, headers, on_offset)
+        self._pending_messages += 1
+        self._pending_bytes += len(value)
+
+    def _send_rows(self, parsed: _Parsed) -> None:
+        saved = self._saved
+        for batch, value in self._messages(parsed.batch):
+            self._send(value, headers_of(DATA, self._run, batch.num_rows))
+            saved.rows += batch.num_rows
+            saved.messages += 1
+            saved.digest = add_digest(saved.digest, [value])
+            failpoint(ROWS_PRODUCED)
+        saved.at = parsed.position.to_dict()
+
+    def _messages(self, batch: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, bytes]]:
+        """The batch as messages of a size that the topic takes (T14)."""
+        value = _encode(batch)
+        if len(value) + self._overhead <= self._limit:
+            yield batch, value
+        elif batch.num_rows > 1:
+            half = batch.num_rows // 2
+            yield from self._messages(batch.slice(0, half))
+            yield from self._messages(batch.slice(half))
+        else:
+            key: bytes = batch.column("key")[0].as_py()
+            raise RecordTooLargeError(
+                f"file {self._job.path}: the key {key[:32].hex()}{'…' if len(key) > 32 else ''} (hex) in db "
+                f"{batch.column('db')[0].as_py()} makes a message of {len(value) + self._overhead} bytes, topic "
+                f"{self._topic!r} takes {self._limit}. Raise MILLSTREAM_MAX_MESSAGE_BYTES for the feeder and all "
+                f"workers, and max.message.bytes of the topic and of its .dlq"
+            )
+
+    # ------------------------------------------------------------------ transactions
+    def _due(self) -> bool:
+        return self._pending_messages > 0 and (
+            self._pending_messages >= TXN_MESSAGES
+            or self._pending_bytes >= TXN_BYTES
+            or time.monotonic() - self._since >= TXN_SECONDS
+        )
+
+    def _commit(self) -> None:
+        self._source.flush()
+        failpoint(BEFORE_COMMIT)
+        self._source.commit(self._saved.messages, msgspec.json.encode(self._saved).decode())
+        self._pending_messages = self._pending_bytes = 0
+        failpoint(AFTER_COMMIT)
+
+    def _abort(self, reason: str, resumed: bool) -> FeedResult:
+        """RU-68, T28: on record for the batch, so that nobody waits for the instance."""
+        self._control(ABORT, Abort(reason=reason[:2000]))
+        self._saved.state = "aborted"
+        self._commit()
+        return FeedResult(outcome="aborted", run=self._saved.run, rows=self._saved.rows, resumed=resumed, reason=reason)
+
+    # ------------------------------------------------------------------ parsing
+    def _parsed(self, file: BinaryIO, resume: Position | None) -> Iterator[_Parsed | None]:
+        """Batches as a thread parses them; None at least every second, however long a batch takes to be read."""
+        ahead: queue.Queue[_Parsed | BaseException | None] = queue.Queue(_AHEAD)
+        stop = threading.Event()
+
+        def put(item: _Parsed | BaseException | None) -> None:
+            while not stop.is_set():
+                try:
+                    ahead.put(item, timeout=0.5)
+                except queue.Full:
+                    continue
+                return
+
+        def parse() -> None:
+            try:
+                reader = RdbReader(file, name=self._job.path, resume=resume)
+                for batch in reader:
+                    put(_Parsed(batch, reader.position))
+                    if stop.is_set():
+                        return
+                put(None)
+            except BaseException as exc:  # noqa: BLE001 - raised again where the batches are taken
+                put(exc)
+
+        thread = threading.Thread(target=parse, name="rdb-parser", daemon=True)
+        thread.start()
+        try:
+            while True:
+                try:
+                    item = ahead.get(timeout=TXN_SECONDS)
+                except queue.Empty:
+                    yield None
+                    continue
+                if item is None:
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _encode(batch: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, WIRE) as writer:
+        writer.write_batch(batch)
+    value: bytes = sink.getvalue().to_pybytes()
+    return value
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    try:
+        file = Path(path).open("rb")  # noqa: SIM115 - only opening it may be the user's mistake
+    except OSError as exc:
+        raise ConfigError(f"--path {path}: {exc.strerror}") from exc
+    with file:
+        yield file
+
+
+def _identify(file: BinaryIO, path: str) -> FileId:
+    try:
+        size = file.seek(0, 2)
+        digest = hashlib.sha256()
+        for start in (0, max(0, size - _HEAD)):
+            file.seek(start)
+            digest.update(file.read(_HEAD))
+        file.seek(0)
+    except OSError as exc:
+        raise ConfigError(f"--path {path}: must be a regular file ({exc})") from exc
+    return FileId(str(Path(path).absolute())[-_PATH_CHARS:], size, digest.hexdigest())

@@ -1,0 +1,133 @@
+"""Feeds several files at once, each in a process of its own: parsing holds the GIL.
+
+A child gets its job as JSON on stdin and answers with JSON lines on stdout: progress, and in the end a result or an
+error. When its parent is gone it ends by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO
+
+import msgspec
+
+from millstream.errors import MillstreamError
+from millstream.logs import configure, error_chain
+from millstream.settings import get_settings
+from sources.feed import FeedJob, FeedResult, feed_file
+
+REPORT_SECONDS = 0.1
+"""Between two lines of progress."""
+
+
+class FeedError(MillstreamError):
+    """A feeder ended without a result. The text is what it said."""
+
+
+class _Line(msgspec.Struct, omit_defaults=True):
+    progress: tuple[int, int] | None = None
+    result: FeedResult | None = None
+    error: str = ""
+
+
+OnProgress = Callable[[FeedJob, int, int], None]
+"""Called with rows and bytes of the file that are through."""
+
+
+async def feed_all(
+    jobs: Sequence[FeedJob],
+    concurrency: int,
+    on_progress: OnProgress,
+    environment: Mapping[str, str] | None = None,
+    log_file: IO[bytes] | None = None,
+) -> dict[str, FeedResult | FeedError]:
+    """Feed all jobs, `concurrency` of them at a time; instance -> how it went. One that fails leaves the others alone.
+
+    `environment` is the children's; their log goes to `log_file` (default: this process's stderr).
+    """
+    free = asyncio.Semaphore(concurrency)
+
+    async def one(job: FeedJob) -> FeedResult | FeedError:
+        async with free:
+            try:
+                return await _feed(job, on_progress, environment, log_file)
+            except FeedError as exc:
+                return exc
+
+    found = await asyncio.gather(*(one(job) for job in jobs))
+    return {job.instance: result for job, result in zip(jobs, found, strict=True)}
+
+
+async def _feed(
+    job: FeedJob, on_progress: OnProgress, environment: Mapping[str, str] | None, log_file: IO[bytes] | None
+) -> FeedResult:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        __name__,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=log_file,
+        env=None if environment is None else dict(environment),
+        start_new_session=True,  # Ctrl-C is the parent's to answer
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    result, error = None, ""
+    try:
+        child.stdin.write(msgspec.json.encode(job) + b"\n")
+        with contextlib.suppress(ConnectionError):
+            await child.stdin.drain()
+        async for text in child.stdout:
+            line = msgspec.json.decode(text, type=_Line)
+            if line.progress is not None:
+                on_progress(job, *line.progress)
+            result, error = line.result or result, line.error or error
+        code = await child.wait()
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    if result is None:
+        raise FeedError(error or f"the feeder of instance {job.instance!r} ended with exit code {code}")
+    return result
+
+
+def main() -> int:
+    """The child."""
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=FeedJob)
+    last = 0.0
+
+    def say(line: _Line) -> None:
+        try:
+            sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            os._exit(1)  # the parent is gone; what is committed stays, the rest is aborted by the next feeder
+
+    def on_progress(rows: int, position: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= REPORT_SECONDS:
+            last = time.monotonic()
+            say(_Line(progress=(rows, position)))
+
+    try:
+        settings = get_settings()
+        configure(settings)
+        result = feed_file(settings, job, on_progress)
+    except MillstreamError as exc:
+        say(_Line(error="; ".join(text.partition(": ")[2] or text for text in error_chain(exc)[:1])))
+        return 1
+    if result.outcome != "aborted":
+        say(_Line(progress=(result.rows, os.path.getsize(job.path))))  # noqa: PTH202
+    say(_Line(result=result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
