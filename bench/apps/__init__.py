@@ -1,0 +1,1 @@
+"""Workers under test, as a user would write them."""

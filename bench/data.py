@@ -1,0 +1,133 @@
+"""The fixed topics: JSON records one by one, Arrow messages of 8192 rows, keys to count."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import confluent_kafka as ck
+import msgspec
+import numpy as np
+import pyarrow as pa
+from confluent_kafka.admin import AdminClient, NewTopic
+
+PARTITIONS = 4
+MESSAGE_ROWS = 8192
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("instance", pa.string()),
+        ("ts", pa.int64()),
+        ("price", pa.float64()),
+        ("qty", pa.int64()),
+        ("side", pa.string()),
+        ("symbol", pa.string()),
+        ("venue", pa.string()),
+        ("src", pa.string()),
+    ]
+)
+
+
+def record(i: int) -> dict[str, Any]:
+    """Record number i: about 237 bytes as JSON."""
+    return {
+        "id": i,
+        "instance": f"10.0.0.{i % 50}:6379",
+        "ts": 1_700_000_000_000 + i,
+        "price": i * 0.37 % 1000,
+        "qty": i % 977,
+        "side": "buy" if i % 2 else "sell",
+        "symbol": f"SYM{i % 300}",
+        "venue": "XNAS",
+        "src": f"feed-{i % 7}-{'abcdefghij' * 8}",
+    }
+
+
+def json_records(count: int) -> Iterable[tuple[int, bytes | None, bytes]]:
+    """(partition, key, value) of `count` JSON records."""
+    encode = msgspec.json.encode
+    return ((i % PARTITIONS, None, encode(record(i))) for i in range(count))
+
+
+def arrow_batches(count: int) -> Iterable[pa.RecordBatch]:
+    """The same records in batches of MESSAGE_ROWS; `count` must be a multiple of it."""
+    for first in range(0, count, MESSAGE_ROWS):
+        yield pa.RecordBatch.from_pylist([record(i) for i in range(first, first + MESSAGE_ROWS)], SCHEMA)
+
+
+def arrow_records(count: int) -> Iterable[tuple[int, bytes | None, bytes]]:
+    """(partition, key, value) of the Arrow messages."""
+    for n, batch in enumerate(arrow_batches(count)):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, SCHEMA) as writer:
+            writer.write_batch(batch)
+        yield n % PARTITIONS, None, sink.getvalue().to_pybytes()
+
+
+def keyed_records(count: int, keys: int) -> Iterable[tuple[int, bytes | None, bytes]]:
+    """(partition, key, value) to count by key; a key is always in the same partition."""
+    picks = random.Random(1)
+    for _ in range(count):
+        n = picks.randrange(keys)
+        key = f"user-{n:08d}"
+        yield n % PARTITIONS, key.encode(), b'{"user":"%b","amount":%d}' % (key.encode(), n % 97)
+
+
+def changelog_records(keys: int) -> Iterable[tuple[int, bytes | None, bytes]]:
+    """(partition, key, value) of a changelog as Faust's JSON serializers write it: one record per key."""
+    for n in range(keys):
+        yield n % PARTITIONS, b'"user-%08d"' % n, b"%d" % (n % 1000)
+
+
+def create(servers: str, topic: str, partitions: int = PARTITIONS, **config: str) -> None:
+    """Create a topic."""
+    new = NewTopic(topic, partitions, 1, config={"max.message.bytes": "16777216", **config})
+    admin = AdminClient({"bootstrap.servers": servers})
+    admin.create_topics([new])[topic].result(30)
+
+
+def fill(servers: str, topic: str, records: Iterable[tuple[int, bytes | None, bytes]]) -> None:
+    """Create the topic and produce the records, uncompressed, in log batches of up to 256 KiB."""
+    create(servers, topic)
+    failed: list[str] = []
+    producer = ck.Producer(
+        {
+            "bootstrap.servers": servers,
+            "linger.ms": 50,
+            "batch.size": 1 << 18,
+            "message.max.bytes": 16 << 20,
+            "queue.buffering.max.messages": 500_000,
+        }
+    )
+
+    def delivered(error: ck.KafkaError | None, _message: ck.Message) -> None:
+        if error is not None:
+            failed.append(error.str())
+
+    for n, (partition, key, value) in enumerate(records):
+        while True:
+            try:
+                producer.produce(topic, value, key, partition, on_delivery=delivered)
+                break
+            except BufferError:
+                producer.poll(0.1)
+        if n % 10_000 == 0:
+            producer.poll(0)
+    if left := producer.flush(60):
+        raise RuntimeError(f"{left} records did not get into topic {topic}")
+    if failed:
+        raise RuntimeError(f"topic {topic}: {failed[0]}")
+
+
+def expected_offsets(servers: str, topic: str) -> dict[int, np.ndarray[Any, np.dtype[np.int64]]]:
+    """Offsets that hold a record, by partition: the topics are filled without transactions, so all of them do."""
+    consumer = ck.Consumer({"bootstrap.servers": servers, "group.id": "bench-ends"})
+    try:
+        return {
+            p: np.arange(*consumer.get_watermark_offsets(ck.TopicPartition(topic, p), 10), dtype=np.int64)
+            for p in range(PARTITIONS)
+        }
+    finally:
+        consumer.close()
