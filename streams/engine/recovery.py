@@ -19,14 +19,13 @@ from millstream.logs import get_logger
 from streams.engine.chunk import Output
 from streams.engine.cluster import TP, Cluster
 from streams.engine.plan import Position
-from streams.engine.registry import Entry, LostPositionError, Registry, read_to_end
+from streams.engine.reader import read_to_end
+from streams.engine.registry import Entry, LostPositionError, Registry
 from tables.store import Store, StorePosition
 
 STABLE = declare("load.stable", "stable positions read, changelog ends not")
 ENDS = declare("load.ends", "changelog ends read, nothing restored")
 RESTORED = declare("load.restored", "tables restored, reading not begun")
-RESTORE_BATCH = 20_000
-"""Changelog records per RocksDB batch: large enough for speed, small enough for memory with 1 KiB values."""
 
 log = get_logger(__name__)
 
@@ -87,9 +86,7 @@ class Recovery:
         topics = self._cluster.topics({tp.topic for tp in (*tps, *logs)})
         ids = {name: info.id for name, info in topics.items()}
         loaded = Loaded(*self._positions({tp: offsets[tp] for tp in tps if tp in offsets}, ids), ids)
-        for tp, store in logs.items():
-            if alive():
-                self._restore(tp, store, ends[tp], ids[tp.topic])
+        self._restore(logs, ends, ids, alive)
         failpoint(RESTORED)
         metrics.RESTORE_SECONDS.observe(time.monotonic() - started)
         log.info(
@@ -155,27 +152,27 @@ class Recovery:
             )
 
     # ------------------------------------------------------------------ tables
-    def _restore(self, tp: TP, store: Store, end: int, topic_id: str) -> None:
-        at = store.open_partition(tp.partition)
-        if at is not None and (why := self._stale(tp, at, end, topic_id)):
-            log.warning("table_wiped", topic=tp.topic, partition=tp.partition, description=why)
-            store.wipe_partition(tp.partition)
-            at = None
-        start = at.next_offset if at else self._cluster.offsets([tp], OffsetSpec.earliest())[tp]
-        changes: dict[bytes, bytes | None] = {}
-        restored, position = 0, start
-        for message in read_to_end(self._cluster, tp, start, RESTORE_BATCH) if start < end else ():
-            changes[message.key() or b""] = message.value()
-            position = (message.offset() or 0) + 1
-            restored += 1
-            if len(changes) >= RESTORE_BATCH:
-                store.apply(tp.partition, changes.items(), StorePosition(topic_id, position, 0))
-                changes = {}
-        if start < end or at is None:
-            store.apply(tp.partition, changes.items(), StorePosition(topic_id, max(position, end), 0))
-        metrics.RESTORED_RECORDS.labels(metrics.stream_label(tp.topic)).inc(restored)
+    def _restore(
+        self, logs: dict[TP, Store], ends: dict[TP, int], topic_ids: dict[str, str], alive: Callable[[], bool]
+    ) -> None:
+        """Bring every table partition up to the end noted for its changelog."""
+        first = self._cluster.offsets(logs, OffsetSpec.earliest())
+        starts = {}
+        for tp, store in logs.items():
+            at = store.open_partition(tp.partition)
+            if at is not None and (why := self._stale(tp, at, first[tp], ends[tp], topic_ids[tp.topic])):
+                log.warning("table_wiped", topic=tp.topic, partition=tp.partition, description=why)
+                store.wipe_partition(tp.partition)
+                at = None
+            starts[tp] = at.next_offset if at else first[tp]
+        for tp, messages, position in read_to_end(self._cluster, starts, ends):
+            if not alive():
+                return
+            changes = {m.key() or b"": m.value() for m in messages}  # the last change of a key wins
+            logs[tp].apply(tp.partition, changes.items(), StorePosition(topic_ids[tp.topic], position, 0))
+            metrics.RESTORED_RECORDS.labels(metrics.stream_label(tp.topic)).inc(len(messages))
 
-    def _stale(self, tp: TP, at: StorePosition, end: int, topic_id: str) -> str:
+    def _stale(self, tp: TP, at: StorePosition, first: int, end: int, topic_id: str) -> str:
         """Why the store on disk may not be continued, or nothing (hole k)."""
         if at.topic_id != topic_id:
             return "the changelog topic was made anew"
@@ -184,7 +181,7 @@ class Recovery:
         age, keep = time.time() - at.applied_at, self._delete_retention(tp.topic)
         if age > keep / 2:
             return f"the store is {age:.0f} s old; tombstones live {keep:.0f} s: deleted keys could come back"
-        if at.next_offset < self._cluster.offsets([tp], OffsetSpec.earliest())[tp]:
+        if at.next_offset < first:
             return "the changelog no longer reaches back to the store's position"
         return ""
 

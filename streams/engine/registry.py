@@ -6,15 +6,13 @@ has no offset of ours must not start at zero again: the worker stops and names t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import confluent_kafka as ck
 import msgspec
 from confluent_kafka.admin import NewTopic, OffsetSpec
 
-from millstream.errors import BrokerError, MillstreamError
+from millstream.errors import MillstreamError
 from streams.engine.chunk import Output
 from streams.engine.cluster import TP, Cluster
+from streams.engine.reader import read_to_end
 
 
 class LostPositionError(MillstreamError):
@@ -44,44 +42,17 @@ class Registry:
     def read(self) -> dict[tuple[str, int], Entry]:
         """(topic id, partition) -> entry. Blocking; reads the whole topic, committed records only."""
         found: dict[tuple[str, int], Entry] = {}
-        for message in read_to_end(self._cluster, TP(self.topic, 0), 0):
-            topic_id, _, partition = (message.key() or b"").decode().rpartition("/")
-            if (value := message.value()) is None:
-                found.pop((topic_id, int(partition)), None)
-            else:
-                found[topic_id, int(partition)] = msgspec.json.decode(value, type=Entry)
+        tp = TP(self.topic, 0)
+        start = self._cluster.offsets([tp], OffsetSpec.earliest())
+        for _, messages, _ in read_to_end(self._cluster, start):
+            for message in messages:
+                topic_id, _, partition = (message.key() or b"").decode().rpartition("/")
+                if (value := message.value()) is None:
+                    found.pop((topic_id, int(partition)), None)
+                else:
+                    found[topic_id, int(partition)] = msgspec.json.decode(value, type=Entry)
         return found
 
     def output(self, topic_id: str, entry: Entry) -> Output:
         """The record that puts a partition into the registry."""
         return Output(self.topic, f"{topic_id}/{entry.partition}".encode(), msgspec.json.encode(entry), 0)
-
-
-def read_to_end(cluster: Cluster, tp: TP, start: int, chunk: int = 5000) -> Iterable[ck.Message]:
-    """All committed records of a partition from `start` to where its log ends now. Blocking generator."""
-    end = cluster.offsets([tp], OffsetSpec.latest())[tp]
-    consumer = ck.Consumer(
-        {
-            **cluster.config,
-            "group.id": "millstream-reader",  # never joined, never committed
-            "enable.auto.commit": False,
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-            "auto.offset.reset": "earliest",
-            "fetch.wait.max.ms": 50,
-        }
-    )
-    try:
-        consumer.assign([ck.TopicPartition(tp.topic, tp.partition, start)])
-        position = start
-        while position < end:
-            for message in consumer.consume(chunk, 1.0):
-                if (error := message.error()) is None:
-                    position = (message.offset() or 0) + 1
-                    yield message
-                elif error.code() == ck.KafkaError._PARTITION_EOF:
-                    position = max(position, message.offset() or 0)  # past control records and aborted ones too
-                else:
-                    raise BrokerError(f"cannot read {tp.topic}-{tp.partition}: {error.str()}")
-    finally:
-        consumer.close()
