@@ -13,6 +13,7 @@ from millstream.errors import BrokerError, ConfigError
 
 T = TypeVar("T")
 UNSTABLE_OFFSET_COMMIT = 88
+_URL_SAFE = str.maketrans("+/", "-_")
 
 
 class TP(NamedTuple):
@@ -52,7 +53,9 @@ class Cluster:
                 if exc.args[0].code() == ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
                     continue
                 raise BrokerError(f"cannot describe topic {name!r}: {exc.args[0].str()}") from exc
-            found[name] = TopicInfo(str(description.topic_id), len(description.partitions))
+            # librdkafka prints ids in base64's own alphabet, whose "/" would not do in a file name; Kafka's is URL-safe.
+            topic_id = str(description.topic_id).translate(_URL_SAFE)
+            found[name] = TopicInfo(topic_id, len(description.partitions))
         return found
 
     def matching(self, matches: Callable[[str], object]) -> list[str]:
