@@ -36,7 +36,7 @@ lock: $(INSTALLED)  ## Resolve requirements.lock anew from pyproject.toml
 		pyproject.toml -o requirements.lock
 
 fixtures: $(INSTALLED)  ## Make the RDB test files anew with real Redis servers (they are committed)
-	$(BIN)/python -m tests.fixtures.rdb.make
+	$(BIN)/python tests/fixtures/rdb/make.py
 
 bench: $(INSTALLED)  ## Throughput, with and without transactions, against a hand-written loop and stock Faust
 	$(BIN)/python -m bench

@@ -44,7 +44,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         yield given
         return
-    with EmbeddedBroker(tmp_path_factory.mktemp("kafka"), quick=True) as broker:
+    with EmbeddedBroker(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker.bootstrap_servers
 
 

@@ -20,7 +20,7 @@ from millstream.errors import BrokerError
 from millstream.settings import Settings
 from tests.conftest import MakeTopic, Unique
 from tests.support.kafka import create_topic, produce, read_all
-from tests.support.waiting import wait_until
+from tests.support.waiting import until, wait_until
 
 
 def processes() -> Iterator[tuple[int, int, str]]:
@@ -54,7 +54,7 @@ def program(directory: Path, name: str, text: str) -> str:
 
 
 def test_data_and_port_outlive_a_stop_and_a_kill(tmp_path: Path) -> None:
-    broker = EmbeddedBroker(tmp_path, quick=True)
+    broker = EmbeddedBroker(tmp_path)
     with broker:
         servers = broker.bootstrap_servers
         assert processes_on(tmp_path) == [broker.pid]
@@ -90,7 +90,7 @@ from millstream.broker import EmbeddedBroker
 from millstream.logs import configure
 from millstream.settings import Settings
 configure(Settings())
-broker = EmbeddedBroker({str(tmp_path)!r}, quick=True)
+broker = EmbeddedBroker({str(tmp_path)!r})
 broker.start()
 print(broker.pid, flush=True)
 time.sleep(600)
@@ -108,7 +108,7 @@ def test_a_port_that_is_taken_is_told_with_the_end_of_the_brokers_log(tmp_path: 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        broker = EmbeddedBroker(tmp_path, port=taken.getsockname()[1], quick=True)
+        broker = EmbeddedBroker(tmp_path, port=taken.getsockname()[1])
         with pytest.raises(BrokerError, match="ended with exit code 1") as raised:
             broker.start()
     assert "Address already in use" in str(raised.value)
@@ -117,9 +117,9 @@ def test_a_port_that_is_taken_is_told_with_the_end_of_the_brokers_log(tmp_path: 
 
 
 def test_two_brokers_on_one_directory_are_told_apart(tmp_path: Path) -> None:
-    with EmbeddedBroker(tmp_path, quick=True) as first:
+    with EmbeddedBroker(tmp_path) as first:
         with pytest.raises(BrokerError, match=f"a broker runs on {tmp_path} already"):
-            EmbeddedBroker(tmp_path, quick=True).start()
+            EmbeddedBroker(tmp_path).start()
         assert first.pid is not None
 
 
@@ -180,6 +180,15 @@ async def test_without_a_configured_broker_one_is_started_and_stopped_again_also
     task = asyncio.create_task(one_shot())
     await asyncio.wait_for(started.wait(), 60)
     assert len(processes_on(tmp_path)) == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert processes_on(tmp_path) == []
+
+
+async def test_a_one_shot_cancelled_while_its_broker_starts_leaves_none(tmp_path: Path) -> None:
+    task = asyncio.create_task(EmbeddedBroker(tmp_path).__aenter__())
+    await until(lambda: processes_on(tmp_path), 30, "the broker's process")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
