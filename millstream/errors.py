@@ -41,5 +41,12 @@ class BatchRefusedError(MillstreamError):
     """
 
 
+class RunVoidError(SinkError):
+    """The sink has no use for this run: aborted, voided by a later run, published without it, or parts are missing.
+
+    The run is marked as failed with this text, its later chunks are skipped; the worker goes on.
+    """
+
+
 class CorruptSourceError(MillstreamError):
     """The source's bytes are truncated or corrupt. The text names the file and the byte offset."""

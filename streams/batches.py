@@ -1,0 +1,94 @@
+"""The coordinator: sums the facts of each batch, and has the sinks publish it when all of it is there.
+
+It decides by what was told through Kafka alone; nothing lists directories (T25). Publishing is done before the commit
+that says so and again after a crash, which the sinks take as success (T31).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from millstream.errors import BatchRefusedError, RunVoidError
+from millstream.logs import get_logger
+from schemas.codecs import Codec
+from schemas.control import FactCodec, decode_fact
+from schemas.names import batches_topic
+from streams import app
+from streams.engine.chunk import Chunk
+from streams.engine.sinking import Sinks
+from streams.ledger import AbortRun, Effect, Ledger, Publish, Tell, rate
+from streams.output import output
+
+PARTITIONS = 4
+"""Batches are coordinated side by side by up to so many workers."""
+
+log = get_logger(__name__)
+
+codec: Codec = FactCodec()
+facts = app.chunk_topic(batches_topic(), codec=codec, partitions=PARTITIONS)
+states = app.Table(
+    "batches",
+    partitions=PARTITIONS,
+    key_type=bytes,
+    value_type=bytes,
+    key_serializer="raw",
+    value_serializer="raw",
+    help="State of every batch and instance (streams.ledger).",
+)
+
+
+@app.agent(facts, tables=[states])
+async def coordinate(chunks: Any) -> None:
+    """Facts about batches into their states; complete batches are published."""
+    coordinator = Coordinator(Ledger(states, allow_dead_letters=app.settings.allow_dead_letters), output)
+    async for chunk in chunks:
+        await coordinator.take(chunk)
+
+
+class Coordinator:
+    """What the agent does with one chunk."""
+
+    def __init__(self, ledger: Ledger, sinks: Sinks) -> None:
+        self._ledger, self._sinks = ledger, sinks
+
+    async def take(self, chunk: Chunk) -> None:
+        """Apply the chunk's facts and do what follows from them."""
+        touched: dict[str, None] = {}
+        for row in chunk.table.to_pylist():
+            key, at_ms = row["batch"], row["at_ms"]
+            touched[key] = None
+            for effect in self._ledger.apply(key, decode_fact(row["fact"]), at_ms):
+                await self._do(key, effect, at_ms)
+        for key in touched:
+            self._report(key)
+
+    async def _do(self, key: str, effect: Effect, at_ms: int) -> None:
+        match effect:
+            case Tell(level, operation, fields, description):
+                getattr(log, level)(operation, **fields, description=description)
+            case AbortRun(run):
+                await self._sinks.abort_run(run)
+            case Publish(batch, runs):
+                try:
+                    await self._sinks.finalize_batch(batch, runs)
+                except (BatchRefusedError, RunVoidError) as exc:
+                    told = self._ledger.refused(key, str(exc), at_ms)
+                else:
+                    told = self._ledger.published(key, at_ms)
+                for tell in told:
+                    await self._do(key, tell, at_ms)
+
+    def _report(self, key: str) -> None:
+        """RU-71: one line per batch and chunk of facts, so at most about one a second."""
+        batch = self._ledger.batch(key)
+        if batch is not None:
+            cluster, instances = key.partition("/")[2], f"{batch.done}/{len(batch.instances)}"
+            log.info(
+                "progress_update",
+                cluster=cluster,
+                batch=key.partition("/")[0],
+                processed_records=batch.rows,
+                completed_instances=instances,
+                rps=rate(batch),
+                description=f"the batch is {batch.state}",
+            )

@@ -1,0 +1,282 @@
+"""`millstream dump [--concurrency N] from-file … into-parquet|into-clickhouse|feed`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from millstream.broker import check_broker
+from millstream.errors import ConfigError
+from millstream.settings import get_settings
+from schemas.batch import Batch, parse_rfc3339
+from sinks.clickhouse.config import ClickHouseConfig
+from sinks.factory import clickhouse_config
+from sources.feed import FeedJob, FeedResult, prepare_topics
+from sources.feeders import feed_all
+from streams.cli.errors import Group
+from streams.cli.oneshot import OneShot
+from streams.cli.progress import DumpProgress
+from streams.ledger import BatchState, rate
+
+
+class Timestamp(click.ParamType):
+    """RFC 3339, to the nanosecond."""
+
+    name = "RFC3339"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Nanoseconds since 1970."""
+        try:
+            return value if isinstance(value, int) else parse_rfc3339(value)
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+def default_concurrency() -> int:
+    """Half the CPUs, 1 to 8."""
+    return max(1, min(8, (os.cpu_count() or 2) // 2))
+
+
+def now_ns() -> int:
+    """Now, cut to milliseconds: the directory of a batch has no finer time (T30)."""
+    return time.time_ns() // 1_000_000 * 1_000_000
+
+
+@click.group(cls=Group)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 1000),
+    default=default_concurrency,
+    show_default="half the CPUs, 1 to 8",
+    help="Files that are read at the same time.",
+)
+@click.pass_context
+def dump(ctx: click.Context, concurrency: int) -> None:
+    """Dump Redis instances: name a source, then a target.
+
+    \b
+    millstream dump from-file --path dump.rdb --cluster prod --instance 10.0.0.1:6379 into-parquet --dir out
+    """
+    ctx.meta["concurrency"] = concurrency
+
+
+@dump.group("from-file", cls=Group)
+@click.option("--path", "paths", multiple=True, required=True, help="An RDB file; repeat it with --instance.")
+@click.option("--cluster", required=True, help="Name of the cluster: any text.")
+@click.option("--instance", "instances", multiple=True, required=True, help="Whose dump the file is, like IP:port.")
+@click.option("--batch-timestamp", type=Timestamp(), help="Time of the dump, RFC 3339. Default: now.")
+@click.pass_context
+def from_file(
+    ctx: click.Context, paths: tuple[str, ...], cluster: str, instances: tuple[str, ...], batch_timestamp: int | None
+) -> None:
+    """From RDB files. Several instances of one batch: as many --path as --instance, in the same order.
+
+    \b
+    millstream dump from-file --cluster prod \\
+      --path a.rdb --instance 10.0.0.1:6379 \\
+      --path b.rdb --instance 10.0.0.2:6379 into-parquet --dir out
+    """
+    if len(paths) != len(instances):
+        raise click.UsageError(
+            f"--path and --instance go in pairs: {len(paths)} of --path, {len(instances)} of --instance", ctx
+        )
+    twice = sorted({i for i in instances if instances.count(i) > 1})
+    if twice:
+        raise click.UsageError(f"--instance {twice[0]!r} is given twice; every instance has one file", ctx)
+    empty = next((n for n, v in (("--cluster", [cluster]), ("--instance", instances)) if "" in v), None)
+    if empty:
+        raise click.UsageError(f"{empty} must not be empty", ctx)
+    batch_ts = now_ns() if batch_timestamp is None else batch_timestamp
+    ctx.meta["jobs"] = [
+        FeedJob(path=p, cluster=cluster, instance=i, batch_ts=batch_ts, instances=list(instances))
+        for p, i in zip(paths, instances, strict=True)
+    ]
+
+
+@from_file.command("into-parquet")
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    envvar="MILLSTREAM_PARQUET_DIR",
+    required=True,
+    show_envvar=True,
+    help="Directory; the batch becomes <dir>/<cluster>/<batch>/<instance>.parquet.",
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["zstd", "snappy", "none"]),
+    default=None,
+    help="Codec of the columns.  [default: zstd]",
+)
+@click.option("--sort", is_flag=True, help="Sort each file by (db, key).")
+@click.pass_context
+def into_parquet(ctx: click.Context, directory: Path, compression: str | None, sort: bool) -> None:
+    """Into Parquet files; exits 0 when the batch is published.
+
+    \b
+    millstream dump from-file --path dump.rdb --cluster prod --instance 10.0.0.1:6379 \\
+      into-parquet --dir out --compression snappy --sort
+    """
+    sinks = {"PARQUET_DIR": str(directory.absolute())}
+    if compression:
+        sinks["PARQUET_COMPRESSION"] = compression
+    if sort:
+        sinks["PARQUET_SORT"] = "true"
+    _one_shot(ctx, sinks)
+
+
+@from_file.command("into-clickhouse")
+@click.option(
+    "--url",
+    envvar="MILLSTREAM_CLICKHOUSE_URL",
+    required=True,
+    show_envvar=True,
+    help="http(s)://user:password@host:port?database=d, or chdb:///absolute/path?database=d (embedded).",
+)
+@click.option("--auto-create-tables", is_flag=True, help="Create the tables if none of them exists.")
+@click.option("--proxy-url", envvar="MILLSTREAM_CLICKHOUSE_PROXY_URL", show_envvar=True, help="HTTP proxy on the way.")
+@click.pass_context
+def into_clickhouse(ctx: click.Context, url: str, auto_create_tables: bool, proxy_url: str | None) -> None:
+    """Into ClickHouse; exits 0 when the batch is complete there.
+
+    \b
+    millstream dump from-file --path dump.rdb --cluster prod --instance 10.0.0.1:6379 \\
+      into-clickhouse --url 'http://default@127.0.0.1:8123?database=redis' --auto-create-tables
+    """
+    config = ClickHouseConfig.parse(url, proxy_url=proxy_url)
+    refuse_expired(_jobs(ctx)[0].batch, config.batch_ttl_days)
+    sinks = {"CLICKHOUSE_URL": url}
+    if auto_create_tables:
+        sinks["CLICKHOUSE_AUTO_CREATE_TABLES"] = "true"
+    if proxy_url:
+        sinks["CLICKHOUSE_PROXY_URL"] = proxy_url
+    _one_shot(ctx, sinks)
+
+
+@from_file.command("feed")
+@click.option(
+    "--expect",
+    "expected",
+    multiple=True,
+    help="An instance of the batch that somebody else feeds: the batch waits for it. May repeat.",
+)
+@click.option("--new-run", is_flag=True, help="Feed from the start whatever was fed before; the earlier run is void.")
+@click.pass_context
+def feed(ctx: click.Context, expected: tuple[str, ...], new_run: bool) -> None:
+    """Only feed, for workers that run already (`faust -A streams worker`); they publish the batch.
+
+    Killed and started again with the same --batch-timestamp, it goes on where it was.
+
+    \b
+    export MILLSTREAM_BOOTSTRAP_SERVERS=kafka:9092
+    millstream dump from-file --path dump.rdb --cluster prod --instance 10.0.0.1:6379 \\
+      --batch-timestamp 2026-11-23T08:30:00Z feed
+    """
+    settings = get_settings()
+    if not settings.bootstrap_servers:
+        raise ConfigError(
+            "feed produces for running workers: set MILLSTREAM_BOOTSTRAP_SERVERS=host:port to their Kafka"
+        )
+    given = _jobs(ctx)
+    if (config := clickhouse_config(settings)) is not None:
+        refuse_expired(given[0].batch, config.batch_ttl_days)
+    manifest = sorted({*given[0].instances, *expected})
+    jobs = [
+        FeedJob(
+            path=j.path,
+            cluster=j.cluster,
+            instance=j.instance,
+            batch_ts=j.batch_ts,
+            instances=manifest,
+            new_run=new_run,
+        )
+        for j in given
+    ]
+
+    sizes = {j.instance: Path(j.path).stat().st_size if Path(j.path).exists() else 0 for j in jobs}
+
+    async def run() -> dict[str, Any]:
+        await check_broker(str(settings.bootstrap_servers))
+        await asyncio.to_thread(prepare_topics, settings, jobs)
+        with DumpProgress(sum(sizes.values()), len(jobs)) as bar:
+            done: set[str] = set()
+
+            def on_progress(job: FeedJob, rows: int, at: int) -> None:
+                bar.fed(job.instance, rows, at)
+                if at == sizes[job.instance]:
+                    done.add(job.instance)
+                bar.stored(bar.fed_rows, len(done))
+
+            return await feed_all(jobs, ctx.meta["concurrency"], on_progress)
+
+    results = asyncio.run(run())
+    batch, failed = jobs[0].batch, 0
+    for instance, result in results.items():
+        if not isinstance(result, FeedResult):
+            failed += 1
+            click.echo(f"{instance}: failed: {result}", err=True)
+        elif result.outcome == "aborted":
+            failed += 1
+            click.echo(f"{instance}: aborted: {result.reason}", err=True)
+        else:
+            how = {"fed": "fed", "already": "was fed already, nothing to do"}[result.outcome]
+            click.echo(f"{instance}: {how}, {result.rows} rows{' (resumed)' if result.resumed else ''}")
+    click.echo(f"batch {batch.rfc3339} of cluster {batch.cluster!r}: see `millstream batches`")
+    if failed:
+        raise ConfigError(
+            f"{failed} of {len(jobs)} instances were not fed, so the batch will not be published. Mend them and start "
+            f"again with --batch-timestamp {batch.rfc3339}"
+        )
+
+
+def refuse_expired(batch: Batch, ttl_days: int) -> None:
+    """Raise ConfigError for a batch that ClickHouse would delete (T37)."""
+    age = timedelta(seconds=(time.time_ns() - batch.batch_ts) // 1_000_000_000)
+    if age >= timedelta(days=ttl_days):
+        raise ConfigError(
+            f"--batch-timestamp {batch.rfc3339} is {age.days} days ago: ClickHouse deletes batches after {ttl_days} "
+            "days (TTL of its tables). Nothing was fed. Use a later timestamp, or the Parquet target"
+        )
+
+
+def _jobs(ctx: click.Context) -> list[FeedJob]:
+    jobs: list[FeedJob] = ctx.meta["jobs"]
+    return jobs
+
+
+def _one_shot(ctx: click.Context, sinks: dict[str, str]) -> None:
+    jobs = _jobs(ctx)
+    for job in jobs:
+        if not Path(job.path).is_file():
+            raise click.UsageError(f"--path {job.path}: no such file", ctx)
+    shot = OneShot(jobs, sinks, ctx.meta["concurrency"])
+    click.echo(f"batch {shot.batch.rfc3339} of cluster {shot.batch.cluster!r}, {len(jobs)} instances", err=True)
+    try:
+        state = asyncio.run(shot.run())
+    except KeyboardInterrupt:
+        click.echo(f"stopped; start again with --batch-timestamp {shot.batch.rfc3339} to go on", err=True)
+        ctx.exit(1)
+    show_published(shot.batch, state)
+
+
+def show_published(batch: Batch, state: BatchState) -> None:
+    """Say that it is there."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in (
+        ("published", batch.rfc3339),
+        ("cluster", batch.cluster),
+        ("instances", str(len(state.instances))),
+        ("records", f"{state.rows:,}"),
+        ("records/s", f"{rate(state):,}"),
+    ):
+        table.add_row(name, value)
+    Console().print(table)

@@ -1,0 +1,57 @@
+"""How the command line tells errors: one clear message and exit code 1; with -v the traceback too (2: wrong usage)."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from millstream.errors import MillstreamError
+from millstream.secrets import scrub
+
+VERBOSE = "millstream.verbose"
+"""Key in click's `Context.meta`."""
+
+
+class ShownError(click.ClickException, MillstreamError):
+    """An error that click shows as it is."""
+
+
+def shown(exc: MillstreamError) -> ShownError:
+    """The error for click, without secrets."""
+    notes = "".join(f"\n{note}" for note in getattr(exc, "__notes__", ()))
+    return ShownError(scrub(f"{exc}{notes}"))
+
+
+def _invoke(ctx: click.Context, call: Any) -> Any:
+    try:
+        return call(ctx)
+    except ShownError:
+        raise
+    except MillstreamError as exc:
+        if ctx.meta.get(VERBOSE):
+            sys.stderr.write(scrub("".join(traceback.format_exception(exc))))
+        raise shown(exc) from exc
+
+
+class Command(click.Command):
+    """A command whose own errors are told plainly."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See above."""
+        return _invoke(ctx, super().invoke)
+
+
+class Group(click.Group):
+    """A group of them."""
+
+    command_class = Command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See above."""
+        return _invoke(ctx, super().invoke)
+
+
+Group.group_class = Group

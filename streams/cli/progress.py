@@ -1,0 +1,70 @@
+"""The progress bar of a dump, on stderr."""
+
+from __future__ import annotations
+
+import time
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+
+class DumpProgress:
+    """How far feeding and storing are: the bar is full when all rows of all files are in the sinks."""
+
+    def __init__(self, total_bytes: int, instances: int) -> None:
+        self._total, self._instances = max(1, total_bytes), instances
+        self._fed: dict[str, tuple[int, int]] = {}
+        self._stored = self._done = 0
+        self._began = 0.0
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[records]:,} records"),
+            TextColumn("{task.fields[rate]:,}/s"),
+            TextColumn("instances {task.fields[done]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task("dump", total=1.0, records=0, rate=0, done=f"0/{instances}")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    @property
+    def fed_rows(self) -> int:
+        """Rows that are in Kafka, or about to be."""
+        return sum(rows for rows, _ in self._fed.values())
+
+    def fed(self, instance: str, rows: int, position: int) -> None:
+        """A feeder is so far: rows, and bytes of its file."""
+        self._began = self._began or time.monotonic()
+        self._fed[instance] = rows, position
+        self._show()
+
+    def stored(self, rows: int, done: int) -> None:
+        """So many rows are in the sinks, so many instances done."""
+        self._stored, self._done = rows, done
+        self._show()
+
+    def finished(self) -> None:
+        """All is there."""
+        self._bar.update(self._task, completed=1.0)
+
+    def _show(self) -> None:
+        read = sum(at for _, at in self._fed.values()) / self._total
+        kept = min(1.0, self._stored / self.fed_rows) if self.fed_rows else 0.0
+        seconds = time.monotonic() - self._began if self._began else 0.0
+        self._bar.update(
+            self._task,
+            completed=read * kept,
+            records=self._stored,
+            rate=round(self._stored / seconds) if seconds > 0.5 else 0,
+            done=f"{self._done}/{self._instances}",
+        )

@@ -1,0 +1,75 @@
+"""A worker as a child process, for one-shot commands."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from millstream.errors import MillstreamError
+
+STOP_SECONDS = 60.0
+"""From SIGTERM to SIGKILL: above the worker's own bound (MILLSTREAM_SHUTDOWN_TIMEOUT, twice)."""
+_TAIL_LINES = 25
+
+
+class WorkerFailedError(MillstreamError):
+    """The worker ended by itself. The text has the end of its log."""
+
+
+class WorkerProcess:
+    """`faust -A streams worker` with its output in a log file."""
+
+    def __init__(self, environment: Mapping[str, str], log_path: Path) -> None:
+        self._environment, self.log_path = dict(environment), log_path
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "streams.cli.child",
+                "worker",
+                "--without-web",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C is the parent's to answer
+            )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.shield(self.stop())
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL if that does not end it in time."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    def check(self) -> None:
+        """Raise WorkerFailedError if it ended."""
+        if self._process is not None and self._process.returncode is not None:
+            code = self._process.returncode
+            raise WorkerFailedError(
+                f"the worker ended with exit code {code}. The end of {self.log_path}:\n{self.tail()}"
+            )
+
+    def tail(self) -> str:
+        """The last lines of its log."""
+        try:
+            return "\n".join(self.log_path.read_text("utf-8", "replace").splitlines()[-_TAIL_LINES:])
+        except OSError as exc:
+            return f"(no log: {exc})"
