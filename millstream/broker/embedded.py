@@ -28,7 +28,8 @@ STOP_TIMEOUT = 15.0
 """Seconds from SIGTERM to SIGKILL. A clean stop takes under 1."""
 
 _JVM = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-"""C1 only: starts 0.6 s sooner, and 2 M records took it half the CPU time (1.6 s against 2.5-3.0 s) of C1 and C2."""
+"""C1 only: producing 2 M records took the broker 1.6 s of CPU against 2.5 and 3.0 s with C2 (two rounds on a
+loaded machine, untested beyond 10 s of load); the start is a little quicker, within the noise."""
 
 _LOG_LINES = 25
 _LOCK = "lock"
