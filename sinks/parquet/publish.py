@@ -143,8 +143,8 @@ def _covering(parts: list[Part], run: Run, where: InstanceRange, directory: Path
 def finalize_batch(staging: Staging, runs: Runs) -> None:
     """Publish: check every instance's file, rename `tmp_<slug>` to `<slug>`, drop the staging tree.
 
-    Published already with these runs is success (T31). Raises BatchRefusedError (other runs, foreign files), SinkError
-    (a file is missing), IdentityMismatchError, OSError.
+    Published already with these runs is success (T31). Raises BatchRefusedError (other or void runs, foreign files),
+    SinkError (a file is missing), IdentityMismatchError, OSError.
     """
     tell = {"path": str(staging.published), "batch": staging.batch.key}
     known = staging.staged() | {instance_file(name) for name in runs}
@@ -153,6 +153,7 @@ def finalize_batch(staging: Staging, runs: Runs) -> None:
             staging.check_owner()
             remove_leftovers(staging.working, known)
             _check_files(staging.working, runs)
+            _check_valid(staging, runs)
             failpoint(BEFORE_PUBLISH)
             log.info("parquet_batch_dir_renaming", description="publishing the batch", **tell, instances=len(runs))
             rename_dir_new(staging.working, staging.published)
@@ -174,6 +175,15 @@ def finalize_batch(staging: Staging, runs: Runs) -> None:
     staging.drop()
     failpoint(AFTER_DROP)
     log.info("parquet_batch_finalized", description="batch is published", **tell, instances=len(runs))
+
+
+def _check_valid(staging: Staging, runs: Runs) -> None:
+    """A merged file may be of a run that a later one voided since: refused, the later one publishes."""
+    for run, _ in runs.values():
+        try:
+            staging.check_valid(run)
+        except SinkError as e:
+            raise BatchRefusedError(f"{e}: batch {staging.batch.key} is not published with it") from e
 
 
 def _check_files(directory: Path, runs: Runs) -> None:

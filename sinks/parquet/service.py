@@ -12,6 +12,7 @@ from millstream.errors import IdentityMismatchError, SinkError
 from millstream.logs import get_logger
 from schemas.batch import Batch, Run
 from schemas.chunk import Chunk, Receipt
+from schemas.names import instance_file
 from sinks.base import InstanceRange
 from sinks.files import ensure_dir, naming, probe, put_new, sweep
 from sinks.parquet import publish
@@ -189,7 +190,7 @@ class ParquetBatches:
 
     def _finalize_instance(self, run: Run, where: InstanceRange) -> int:
         staging = self._staging(run.batch)
-        with naming(staging.working, run.instance):
+        with naming(staging.working / f"{instance_file(run.instance)}.parquet", run.instance):
             return publish.finalize_instance(self.config, staging, run, where)
 
     def _finalize_batch(self, batch: Batch, runs: publish.Runs) -> None:
