@@ -53,7 +53,7 @@ class Cluster:
                 if exc.args[0].code() == ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
                     continue
                 raise BrokerError(f"cannot describe topic {name!r}: {exc.args[0].str()}") from exc
-            # librdkafka prints ids in base64's own alphabet, whose "/" would not do in a file name; Kafka's is URL-safe.
+            # librdkafka prints ids in base64's own alphabet, with "/", which no file name may hold; Kafka's has "_".
             topic_id = str(description.topic_id).translate(_URL_SAFE)
             found[name] = TopicInfo(topic_id, len(description.partitions))
         return found
