@@ -116,7 +116,7 @@ def _values(
     packed[segment.entry_rows] = False
     rows = np.flatnonzero(packed)
     if len(rows):
-        counts[rows] = _counts(segment.data, data, starts[rows], codes[rows], first[rows], bodies[rows], sizes[rows])
+        counts[rows] = _counts(segment.data, data, starts[rows], codes[rows], bodies[rows], sizes[rows])
     rdb_sizes = bodies + sizes - starts
     if segment.value_rows:
         counts[segment.value_rows] = segment.counts
@@ -129,7 +129,6 @@ def _counts(
     data: npt.NDArray[np.uint8],
     starts: Int64s,
     codes: npt.NDArray[np.uint8],
-    first: npt.NDArray[np.uint8],
     bodies: Int64s,
     sizes: Int64s,
 ) -> Int64s:
@@ -141,7 +140,7 @@ def _counts(
     ziplist_count = head[:, 8:].copy().view("<u2").ravel()
     counts = np.where(listpacks, second_word & 0xFFFF, np.where(ziplists, ziplist_count, second_word))
     stated = np.where(intsets, 8 + first_word * second_word, first_word)  # an intset begins with its integers' width
-    good = (first < 128) & (stated == sizes) & (sizes >= np.where(listpacks, 7, np.where(ziplists, 11, 8)))
+    good = (stated == sizes) & (sizes >= np.where(listpacks, 7, np.where(ziplists, 11, 8)))
     good &= ~intsets | (first_word == 2) | (first_word == 4) | (first_word == 8)
     for row in np.flatnonzero((counts == 65535) & ~intsets & good).tolist():  # more than the header can tell
         try:

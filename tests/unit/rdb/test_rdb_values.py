@@ -209,6 +209,21 @@ def test_redis_versions_one_to_twelve_are_read(version: int) -> None:
     assert reader.position.magic == f"REDIS{version:04d}"
 
 
+@pytest.mark.parametrize("size", [30, 300, 700])
+def test_attributes_of_keys_that_a_window_cuts_apart(size: int) -> None:
+    parts, want = [], []
+    for i in range(300):
+        at, idle, freq = (i, None, None) if i % 3 == 0 else (i, i, None) if i % 3 == 1 else (i, None, i % 256)
+        attributes = b"\xfc" + struct.pack("<q", at)
+        attributes += b"\xf8" + length(i) if idle is not None else bytes([0xF9, freq]) if freq is not None else b""
+        key = b"\xc1" + struct.pack("<h", i) if i % 2 else string(b"key %d" % i)
+        parts.append(attributes + b"\x00" + key + string(b"v" * (size + i % 7)))
+        want.append((b"%d" % i if i % 2 else b"key %d" % i, at, idle, freq))
+    for buffer_size in (400, 997, 3001, 1 << 20):
+        rows = parse(file(*parts), buffer_size=buffer_size)
+        assert [(row["key"], row["expire_at_ms"], row["idle_seconds"], row["freq"]) for row in rows] == want
+
+
 def test_an_empty_database_gives_no_batch() -> None:
     assert parse(file()) == []
 
