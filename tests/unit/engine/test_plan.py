@@ -1,0 +1,84 @@
+"""What stands in the metadata of a group offset."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.engine.plan import ForeignOffsetError, Plan, Position
+
+OFFSET = st.integers(0, 2**63 - 2)
+TOPIC_ID = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", min_size=22, max_size=22)
+
+
+@st.composite
+def positions(draw: st.DrawFn) -> Position:
+    offset = draw(OFFSET)
+    plan = None
+    if draw(st.booleans()):
+        plan = Plan(
+            offset,
+            draw(st.integers(offset, 2**63 - 1)),
+            draw(st.integers(0, 1_000_000)),
+            draw(st.integers(0, 2**32 - 1)),
+            draw(st.integers(0, 10_000)),
+            draw(st.integers(0, 10_000)),
+        )
+    return Position(offset, draw(TOPIC_ID), draw(st.integers(1, 10**6)), plan)
+
+
+@given(positions())
+def test_a_position_comes_back_from_its_metadata_as_it_was(position: Position) -> None:
+    assert Position.parse(position.offset, position.metadata) == position
+
+
+@given(positions())
+def test_metadata_stays_below_256_bytes(position: Position) -> None:
+    assert len(position.metadata.encode()) < 256
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        "",
+        "ms1|7|3",
+        "ms2",
+        "ms2|id",
+        "ms2|id|x",
+        "ms2|id|1|5|6|1|1|0",
+        "ms2|id|1|5|4|1|1|0|0",
+        "ms2|id|1|6|9|1|1|0|0",
+        "ms3|id|1",
+        "ms2|id|1|5|6|1|1|0|0|9",
+        '{"faust": 1}',
+    ],
+)
+def test_metadata_that_is_not_ours_is_refused_with_the_ways_out(metadata: str | None) -> None:
+    with pytest.raises(ForeignOffsetError, match="millstream reset") as refused:
+        Position.parse(5, metadata)
+    assert repr(metadata) in str(refused.value)
+
+
+@given(st.text(max_size=60), OFFSET)
+def test_no_foreign_text_does_anything_but_parse_or_be_refused(text: str, offset: int) -> None:
+    try:
+        position = Position.parse(offset, text)
+    except ForeignOffsetError:
+        return
+    assert position.offset == offset
+    assert text.startswith("ms2|")
+
+
+@given(positions(), st.integers(1, 10**6))
+def test_a_plan_is_only_valid_at_its_own_offset(position: Position, by: int) -> None:
+    if position.plan is not None:  # Somebody moved the offset and kept the metadata.
+        with pytest.raises(ForeignOffsetError):
+            Position.parse(position.offset + by, position.metadata)
+
+
+def test_raising_the_attempt_and_counting_a_replay_leave_the_range_alone() -> None:
+    plan = Plan(5, 9, 5, 77)
+    assert plan.raised() == Plan(5, 9, 5, 77, attempt=1)
+    assert plan.raised().replayed().replayed() == Plan(5, 9, 5, 77, attempt=1, replays=2)
