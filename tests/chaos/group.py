@@ -1,0 +1,73 @@
+"""What the group has committed, by an admin client of our own."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from tests.support.waiting import wait_until
+
+
+class Committed(NamedTuple):
+    """A partition's group offset."""
+
+    offset: int
+    planned: bool
+    """A chunk is on record as planned and not as committed."""
+    metadata: str
+
+
+class Group:
+    """Offsets of one group in some topics."""
+
+    def __init__(self, kafka: str, group: str) -> None:
+        self.name = group
+        self._admin = AdminClient({"bootstrap.servers": kafka})
+
+    def topics(self, prefix: str) -> dict[str, int]:
+        """Topic -> partitions, of all topics whose name begins so."""
+        found = self._admin.list_topics(timeout=30).topics
+        return {name: len(t.partitions) for name, t in found.items() if name.startswith(prefix)}
+
+    def committed(self, tps: list[TopicPartition]) -> dict[tuple[str, int], Committed] | None:
+        """Positions; None while a transaction is open over one of them."""
+        try:
+            request = [ConsumerGroupTopicPartitions(self.name, [TopicPartition(t.topic, t.partition) for t in tps])]
+            answer = self._admin.list_consumer_group_offsets(request, require_stable=True)[self.name].result(30)
+        except KafkaException:
+            return None
+        found = {}
+        for tp in answer.topic_partitions:
+            if tp.error is not None:
+                return None
+            metadata = tp.metadata or ""
+            found[tp.topic, tp.partition] = Committed(tp.offset, metadata.count("|") > 2, metadata)
+        return found
+
+    def ends(self, tps: list[TopicPartition]) -> dict[tuple[str, int], int]:
+        """Log end offsets."""
+        futures = self._admin.list_offsets({TopicPartition(t.topic, t.partition): OffsetSpec.latest() for t in tps})
+        return {(tp.topic, tp.partition): f.result(30).offset for tp, f in futures.items()}
+
+    def lag(self, tps: list[TopicPartition]) -> str:
+        """Empty when everything up to the ends of the logs is committed; else what is missing."""
+        positions, ends = self.committed(tps), self.ends(tps)
+        if positions is None:
+            return "a transaction is open"
+        return ", ".join(
+            f"{topic}-{p} at {at.offset}{' (planned)' if at.planned else ''} of {ends[topic, p]}"
+            for (topic, p), at in positions.items()
+            if at.offset < ends[topic, p]
+        )
+
+    def wait_past(self, offsets: dict[tuple[str, int], int], timeout: float) -> None:
+        """Until every partition is committed to its offset."""
+        tps = [TopicPartition(*tp) for tp in offsets]
+
+        def look() -> bool:
+            found = self.committed(tps)
+            return found is not None and all(found[tp].offset >= offset for tp, offset in offsets.items())
+
+        wait_until(look, timeout, f"group {self.name} at {offsets}", every=0.2)

@@ -1,0 +1,46 @@
+"""The generic stream under attack: chunk agent, table, output topic, Parquet and ClickHouse. `faust -A` this module.
+
+Each output record and each table value carries a running count per key, so a chunk that saw a stale table shows.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pyarrow as pa
+
+from millstream.settings import get_settings
+from sinks.clickhouse import ClickHouseStream
+from sinks.factory import clickhouse_config
+from sinks.parquet import ParquetConfig, ParquetStream
+from streams.engine.app import App
+
+settings = get_settings()
+if control := os.environ.get("CHAOS_CONTROL"):
+    from tests.chaos import controls
+
+    controls.CONTROLS[control]()
+
+app = App(settings)
+partitions = int(os.environ.get("CHAOS_PARTITIONS", "4"))
+source = app.chunk_topic(
+    f"{settings.app_id}-in", schema=pa.schema([("id", pa.int64()), ("k", pa.string())]), partitions=partitions
+)
+out = app.topic(f"{settings.app_id}-out", value_serializer="json", partitions=partitions)
+counts = app.Table("counts", default=int)
+targets: list[Any] = [ParquetStream(ParquetConfig(settings.parquet_dir))] if settings.parquet_dir else []
+if (clickhouse := clickhouse_config(settings)) is not None:
+    targets.append(ClickHouseStream(clickhouse, "events"))
+sinks = app.sinks(*targets)
+
+
+@app.agent(source)
+async def count(chunks: Any) -> None:
+    """Count records by key, pass them on, write them down."""
+    async for chunk in chunks:
+        for row in chunk.table.to_pylist():
+            counts[row["k"]] += 1
+            value = {"p": chunk.partition, "o": row["_offset"], "id": row["id"], "k": row["k"], "n": counts[row["k"]]}
+            await out.send(key=row["k"], value=value)
+        await sinks.write(chunk)
