@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -129,12 +130,19 @@ class JsonCodec(_RowCodec):
 class MsgpackCodec(_RowCodec):
     """One MessagePack map per message, with the rules of JsonCodec."""
 
+    def __init__(self, schema: pa.Schema, keys: bool = False) -> None:
+        super().__init__(schema, keys)
+        self._exact = [(f.name, f.type) for f in schema if _may_round(f.type)]
+
     def _many(self, values: list[bytes]) -> pa.Table:
         rows = []
         for value in values:
             row = msgspec.msgpack.decode(value)
             if not isinstance(row, dict):
                 raise TypeError(f"a MessagePack {type(row).__name__}, not a map")
+            for name, kind in self._exact:
+                if _rounded(row.get(name), kind):
+                    raise TypeError(f"field {name!r} is {row[name]!r}: {kind} would not hold it exactly")
             rows.append(row)
         return _checked(pa.Table.from_pylist(rows, schema=self.values), self.values)
 
@@ -151,16 +159,17 @@ class ArrowCodec:
 
     def _count(self, record: Any) -> int:
         try:
-            return sum(b.num_rows for b in pa.ipc.open_stream(record.value))
+            return sum(b.num_rows for b in pa.ipc.open_stream(record.value or b""))
         except _BAD:
             return 1
 
     def read(self, record: Any) -> pa.Table:
         """The rows of one message. Raises ArrowInvalid, TypeError or ValueError."""
-        table = pa.ipc.open_stream(record.value).read_all()
+        table = pa.ipc.open_stream(record.value or b"").read_all()
         if not table.schema.equals(self.values):
             table = table.select(self.values.names).cast(self.values)
         table.validate()
+        _check_nulls(table, self.values)
         return table
 
     def decode(self, records: Sequence[Any]) -> Decoded:
@@ -194,13 +203,38 @@ def make_codec(payload: str, schema: pa.Schema, keys: bool = False) -> Codec:
 _BAD = (ValueError, TypeError, OverflowError, KeyError, OSError, pa.ArrowException, msgspec.MsgspecError)
 
 
-def _checked(table: pa.Table, schema: pa.Schema) -> pa.Table:
+def _check_nulls(table: pa.Table, schema: pa.Schema) -> None:
     for f in schema:
         if not f.nullable and table.column(f.name).null_count:
             raise ValueError(f"field {f.name!r} is missing or null")
+
+
+def _checked(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    _check_nulls(table, schema)
     table = table.select(schema.names).cast(schema)
     table.validate(full=True)  # pyarrow.json lets invalid UTF-8 through
     return table
+
+
+def _may_round(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_temporal(kind) or any(map(_may_round, _children(kind)))
+
+
+def _children(kind: pa.DataType) -> list[pa.DataType]:
+    return [kind.field(i).type for i in range(kind.num_fields)] if pa.types.is_nested(kind) else []
+
+
+def _rounded(value: Any, kind: pa.DataType) -> bool:
+    """Whether Arrow would cut something off this value, silently: 1.5 in an integer, nanoseconds of a time (T36)."""
+    if isinstance(value, float):
+        return bool(pa.types.is_integer(kind) or pa.types.is_temporal(kind))
+    if isinstance(value, datetime):  # msgspec has rounded a MessagePack timestamp to microseconds already
+        return bool(pa.types.is_timestamp(kind) and kind.unit == "ns")
+    if isinstance(value, list | tuple):
+        return any(_rounded(v, child) for v in value for child in _children(kind))
+    if isinstance(value, dict) and pa.types.is_struct(kind):
+        return any(_rounded(value.get(f.name), f.type) for f in kind)
+    return False
 
 
 def _offsets(records: list[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
