@@ -69,7 +69,7 @@ CONTROL = b"!"
 
 @st.composite
 def logs(draw: st.DrawFn, controls: bool = True) -> Log:
-    """Logs with small and large values, control records, offsets that are missing, and batches emptied by compaction."""
+    """Logs with small and large values, control records, missing offsets, batches emptied by compaction."""
     log = Log(end=draw(st.integers(0, 3)))
     value = st.sampled_from([b"", b"a", b"bb", b"c" * 40, *([CONTROL] if controls else [])])
     for _ in range(draw(st.integers(0, 8))):
