@@ -31,8 +31,6 @@ states = app.Table(
     partitions=PARTITIONS,
     key_type=bytes,
     value_type=bytes,
-    key_serializer="raw",
-    value_serializer="raw",
     help="State of every batch and instance (streams.ledger).",
 )
 

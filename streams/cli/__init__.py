@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from millstream.logs import configure
+from millstream.settings import get_settings
 from streams.cli.batches import batches
 from streams.cli.demo import demo
 from streams.cli.dump import dump
@@ -30,6 +32,8 @@ def cli(ctx: click.Context, verbose: bool) -> None:
                      millstream batches
     """
     ctx.meta[VERBOSE] = verbose
+    # A command says what it does itself; what its libraries log is of use when something goes wrong.
+    configure(get_settings().model_copy(update={"log_level": "info" if verbose else "error"}))
 
 
 for _command in (dump, batches, misc, demo):
