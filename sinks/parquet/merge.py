@@ -179,6 +179,7 @@ def _write_source(scratch: Path, batches: Iterable[pa.RecordBatch]) -> _Source:
                 yield piece
 
     write_ipc(path, PART, cut())
+    pa.default_memory_pool().release_unused()
     return path, pa.concat_batches(heads) if heads else index_of([])
 
 

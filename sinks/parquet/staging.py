@@ -17,7 +17,7 @@ import os
 import re
 from pathlib import Path
 
-from millstream.errors import BatchRefusedError, IdentityMismatchError, SinkError
+from millstream.errors import BatchRefusedError, IdentityMismatchError, RunVoidError, SinkError
 from millstream.failpoints import declare, failpoint
 from millstream.logs import get_logger
 from schemas.batch import Batch, Run
@@ -128,7 +128,7 @@ class Staging:
         runs = self.runs(run)
         if not runs or runs[-1] != run.run_id:
             by = f"voided by run {runs[-1]}" if runs and runs[-1] else "aborted" if runs else "never opened"
-            raise SinkError(f"{self.home(run)}: run {run.run_id} of instance {run.instance} was {by}")
+            raise RunVoidError(f"{self.home(run)}: run {run.run_id} of instance {run.instance} was {by}")
         return runs
 
     def runs(self, run: Run) -> list[str]:

@@ -16,7 +16,7 @@ from millstream.errors import BatchRefusedError, IdentityMismatchError, Retryabl
 from schemas.batch import Batch, Run
 from schemas.records import PARQUET
 from sinks.base import BatchSink
-from sinks.parquet import ParquetBatches, ParquetConfig
+from sinks.parquet import ParquetBatches, ParquetConfig, publish
 from tests.integration.parquet.data import BATCH, INSTANCE, RUN, SLUG, between, chunk
 
 LATER = Run(BATCH, INSTANCE, "b" * 32)
@@ -288,6 +288,17 @@ async def test_leftovers_of_a_killed_merge_are_not_published(sink: ParquetBatche
     await write(sink)
     await sink.finalize_instance(RUN, between(0, 7))
     (sink.config.dir / "prod" / f"tmp_{SLUG}" / "127.0.0.1-6379.parquet.tmp").write_text("half")
+    await sink.finalize_batch(BATCH, RUNS)
+    assert files(sink) == {f"prod/{SLUG}/127.0.0.1-6379.parquet"}
+
+
+async def test_a_paused_merge_that_wakes_just_before_the_rename_leaves_nothing_behind(
+    sink: ParquetBatches, monkeypatch: pytest.MonkeyPatch
+) -> None:  # T7
+    await write(sink)
+    await sink.finalize_instance(RUN, between(0, 7))
+    late = sink.config.dir / "prod" / f"tmp_{SLUG}" / "127.0.0.1-6379.parquet.tmp"
+    monkeypatch.setattr(publish, "failpoint", lambda name: name == publish.BEFORE_PUBLISH and late.write_text("half"))
     await sink.finalize_batch(BATCH, RUNS)
     assert files(sink) == {f"prod/{SLUG}/127.0.0.1-6379.parquet"}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -146,5 +146,7 @@ class Protocol(RuleBasedStateMachine):
         assert {p.name for p in (self.dir / "prod").iterdir()} == {SLUG}
 
 
-Protocol.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+Protocol.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 TestProtocol = Protocol.TestCase

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sinks.parquet import ParquetBatches, ParquetConfig, merge, parts
@@ -51,7 +51,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.lists(ROWS, max_size=12), max_size=9), st.booleans())
 def test_a_sorted_file_holds_exactly_the_rows_by_db_and_key_as_unsigned_bytes(
     chunks: list[list], unsorted_parts: bool
@@ -65,7 +65,7 @@ def test_a_sorted_file_holds_exactly_the_rows_by_db_and_key_as_unsigned_bytes(
 
 
 @pytest.mark.usefixtures("small")
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.lists(ROWS, max_size=12), max_size=5), st.booleans())
 def test_an_unsorted_file_keeps_the_order_of_the_log(chunks: list[list], sorted_parts: bool) -> None:
     with tempfile.TemporaryDirectory() as directory:
