@@ -42,7 +42,9 @@ def rows(count: int, seed: int) -> pa.Table:
             "member_count": pa.array([int(r.paretovariate(1)) for _ in range(count)]),
             "rdb_size": pa.array(r.choices(range(30, 3000), k=count)),
             "encoding": pa.DictionaryArray.from_arrays(pa.array(numbers, word), pa.array(ENCODINGS)),
-            "expire_at_ms": pa.array([None if n else 1691999696123 + k[-1] for n, k in zip(numbers, keys, strict=True)]),
+            "expire_at_ms": pa.array(
+                [None if n else 1691999696123 + k[-1] for n, k in zip(numbers, keys, strict=True)]
+            ),
             "idle_seconds": pa.nulls(count, pa.int64()),
             "freq": pa.nulls(count, pa.int32()),
             "codis_slot": pa.nulls(count, pa.int32()),
@@ -101,7 +103,9 @@ async def main() -> None:
         spent, wall = spent + cpu() - before, wall + time.perf_counter() - started
     total = count * args.chunk
     size = sum(p.stat().st_size for p in args.dir.rglob("*.arrow"))
-    print(f"parts  {spent / total * 1e6:.3f} us CPU/row  {wall / total * 1e6:.3f} us wall/row  {size / total:.1f} B/row")
+    print(
+        f"parts  {spent / total * 1e6:.3f} us CPU/row  {wall / total * 1e6:.3f} us wall/row  {size / total:.1f} B/row"
+    )
     del records, chunk
     pa.default_memory_pool().release_unused()
     base, peak = resident(), Peak()
