@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from millstream.errors import BatchRefusedError, IdentityMismatchError, MillstreamError, SinkError
+from millstream.errors import BatchRefusedError, IdentityMismatchError, MillstreamError, RunVoidError, SinkError
 from millstream.failpoints import declare, failpoint
 from millstream.logs import get_logger
 from schemas.batch import Run
@@ -52,7 +52,7 @@ def finalize_instance(config: ParquetConfig, staging: Staging, run: Run, where: 
             return int(published["rows"])
         if isinstance(e, BatchRefusedError):
             raise
-        raise SinkError(f"{e.filename}: instance {run.instance}, run {run.run_id} is not open (any more)") from e
+        raise RunVoidError(f"{e.filename}: instance {run.instance}, run {run.run_id} is not open (any more)") from e
 
 
 def _finalize_instance(config: ParquetConfig, staging: Staging, run: Run, where: InstanceRange) -> int:
@@ -129,12 +129,12 @@ def _covering(parts: list[Part], run: Run, where: InstanceRange, directory: Path
             raise IdentityMismatchError(f"{part.path} belongs to {theirs}, not to {ours}. Move it away")
         if part.first < expected or part.last >= where.done or (where.exclusive and part.first > expected):
             kind = "a gap" if part.first > expected else "an overlap"
-            raise SinkError(
+            raise RunVoidError(
                 f"{part.path}: instance {run.instance}, {kind}: offset {expected} is next, and {where.done} the end"
             )
         expected = part.last + 1
     if where.exclusive and parts and expected != where.done:
-        raise SinkError(
+        raise RunVoidError(
             f"{directory}: instance {run.instance}, a gap: offsets {expected} to {where.done - 1} are in no part"
         )
     return parts

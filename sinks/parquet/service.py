@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from millstream.errors import IdentityMismatchError, SinkError
+from millstream.errors import IdentityMismatchError, RunVoidError, SinkError
 from millstream.logs import get_logger
 from schemas.batch import Batch, Run
 from schemas.chunk import Chunk, Receipt
@@ -172,13 +172,13 @@ class ParquetBatches:
             try:
                 receipt = _receipt(path, chunk) if put_chunk(path, chunk, self.config.sort) else None
             except FileNotFoundError as e:
-                raise SinkError(
+                raise RunVoidError(
                     f"{path.parent}: instance {run.instance}, run {run.run_id} is not open: it was published, voided "
                     "by a later run, aborted, or never opened"
                 ) from e
         receipt = receipt or self._have(chunk)
         if receipt is None:
-            raise SinkError(f"{path}: instance {run.instance}, the part is gone: its run was voided or published")
+            raise RunVoidError(f"{path}: instance {run.instance}, the part is gone: its run was voided or published")
         tell = {"path": str(path), "instance": run.instance}
         log.info("parquet_batch_written", description="part is durable", **tell, rows=chunk.rows)
         return receipt
