@@ -13,8 +13,8 @@ from streams.ledger import BatchState, InstanceState, Ledger, batches_in
 
 
 def changelog(settings: Settings) -> str:
-    """Topic of the table `batches`: Faust's naming, behind the namespace that `App.topic` puts before every topic."""
-    return f"{settings.namespace}{settings.group_id}-batches-changelog"
+    """Topic of the table `batches`, as Faust names it."""
+    return f"{settings.group_id}-batches-changelog"
 
 
 class States:

@@ -131,11 +131,14 @@ class App(faust.App):
             config=config or {},
         )
 
-    def topic(self, *topics: str, partitions: int | None = None, **kwargs: Any) -> Any:
+    def topic(self, *topics: str, partitions: int | None = None, has_prefix: bool = False, **kwargs: Any) -> Any:
         """An ordinary topic, as in Faust; with `partitions` it is created if missing when the worker starts."""
-        made = super().topic(*[self.settings.namespace + t for t in topics], partitions=partitions, **kwargs)
+        # The app's own topics (changelogs, replies) begin with its id, which has the namespace in it already.
+        own = f"{self.settings.group_id}-"
+        names = [t if has_prefix or t.startswith(own) else self.settings.namespace + t for t in topics]
+        made = super().topic(*names, partitions=partitions, has_prefix=has_prefix, **kwargs)
         if partitions:
-            self._declared += [(name, partitions) for name in made.topics]
+            self._declared += [(name, partitions) for name in names]
         return made
 
     def sinks(self, *sinks: Sink, retry_timeout: float | None = None) -> Sinks:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType
 from typing import Any, NamedTuple
 
 import faust
@@ -70,7 +71,11 @@ class Topology:
 
     def table_partitions(self) -> dict[str, int | None]:
         """Table -> partitions of its source topics, where they are declared."""
-        return {t: s.partitions for s in self.sources for t in sorted(s.tables)}
+        found: dict[str, int | None] = {}
+        for source in self.sources:
+            for table in sorted(source.tables):
+                found[table] = found.get(table) or source.partitions
+        return found
 
     @property
     def subscription(self) -> re.Pattern[str]:
@@ -115,11 +120,16 @@ def tables_in(fun: Any) -> set[str]:
     for name in _names(fun.__code__):
         value = fun.__globals__.get(name)
         if name in cells:
-            value = cells[name].cell_contents
+            value = next(_content(cells[name]), None)
         table = getattr(value, "table", value)  # a windowed table wraps one
         if isinstance(table, faust.Table):
             found.add(table.name)
     return found
+
+
+def _content(cell: CellType) -> Iterator[Any]:
+    with suppress(ValueError):  # a local variable that was not given a value yet
+        yield cell.cell_contents
 
 
 def _names(code: CodeType) -> Iterator[str]:
