@@ -26,7 +26,7 @@ class Table(faust.Table):
 
     def using_window(self, window: Any, *, key_index: bool = False) -> Any:
         """Windowed view of the table. Raises ConfigError for a window that expires."""
-        if window.expires is not None:
+        if window.expires:  # None or 0.0, by the class of window, when it does not
             raise ConfigError(
                 f"table {self.name!r}: Faust expires windows from a timer, outside any transaction (trap T20). Leave "
                 "`expires` out and delete old keys in the agent."
