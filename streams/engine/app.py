@@ -205,8 +205,14 @@ class App(faust.App):
             source.tables |= agent.table_names
         return list(found.values())
 
+    def _partitions_found(self, table: str) -> int | None:
+        """Partitions that the existing source topics of a table have."""
+        sources = [s for s in self.topology.sources if table in s.tables]
+        names = self.cluster.matching(lambda name: any(s.matches(name) for s in sources))
+        return max((info.partitions for info in self.cluster.topics(names).values()), default=None)
+
     def declarations(self) -> list[NewTopic]:
-        """Topics that must exist before the worker starts, with their partition counts."""
+        """Topics that must exist before the worker starts, with their partition counts. May block."""
         replicas, size = self.settings.topic_replication_factor, str(int(self.settings.max_message_bytes))
         found = {self.registry.topic: self.registry.declaration(replicas)}
         sources = [(n, s.partitions) for s in self.topology.sources for n in s.names if s.partitions]
@@ -214,7 +220,7 @@ class App(faust.App):
             found[name] = NewTopic(name, partitions, replicas, config={"max.message.bytes": size})
         for table, count in self.topology.table_partitions().items():
             topic = self.tables[table].changelog_topic
-            topic.partitions = count or topic.partitions
+            topic.partitions = count or self._partitions_found(table) or topic.partitions
             name = topic.get_topic_name()
             config = {"cleanup.policy": "compact", "max.message.bytes": size}
             found[name] = NewTopic(name, topic.partitions, replicas, config=config)
@@ -250,7 +256,7 @@ class App(faust.App):
             return
         try:
             self._slot = SlotLock(Path(self.conf.datadir))
-            await asyncio.to_thread(self.cluster.create, self.declarations())
+            await asyncio.to_thread(lambda: self.cluster.create(self.declarations()))
             for prepare in self.before_start:
                 await prepare()
             for group in self._sinks:

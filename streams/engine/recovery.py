@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from confluent_kafka.admin import ConfigResource, OffsetSpec
 
 from millstream import metrics
-from millstream.errors import MillstreamError
+from millstream.errors import ConfigError, MillstreamError
 from millstream.failpoints import declare, failpoint
 from millstream.logs import get_logger
 from streams.engine.chunk import Output
-from streams.engine.cluster import TP, Cluster
+from streams.engine.cluster import TP, Cluster, TopicInfo
 from streams.engine.plan import Position
 from streams.engine.reader import read_to_end
 from streams.engine.registry import Entry, LostPositionError, Registry
@@ -81,9 +81,10 @@ class Recovery:
         offsets = self._cluster.stable_offsets(self._group, tps, self._stability_timeout, alive)
         failpoint(STABLE)
         logs = {TP(t.changelog, tp.partition): t.store for tp in tps for t in tables.get(tp, ())}
+        topics = self._cluster.topics({tp.topic for tp in (*tps, *logs)})
+        _check_partitions(tps, tables, topics)
         ends = self._cluster.offsets(logs, OffsetSpec.latest())  # uncommitted, and after the positions: rule 4b
         failpoint(ENDS)
-        topics = self._cluster.topics({tp.topic for tp in (*tps, *logs)})
         ids = {name: info.id for name, info in topics.items()}
         loaded = Loaded(*self._positions({tp: offsets[tp] for tp in tps if tp in offsets}, ids), ids)
         self._restore(logs, ends, ids, alive)
@@ -192,3 +193,16 @@ class Recovery:
             config: dict[str, Any] = self._cluster.admin.describe_configs([resource])[resource].result()
             self._retention[topic] = int(config["delete.retention.ms"].value) / 1000
         return self._retention[topic]
+
+
+def _check_partitions(tps: Iterable[TP], tables: Mapping[TP, list[TableLog]], topics: Mapping[str, TopicInfo]) -> None:
+    """A key and its table entry meet only if topic and changelog have the same partitions (hole d, T8)."""
+    for tp in tps:
+        for table in tables.get(tp, ()):
+            of_topic, of_table = topics[tp.topic].partitions, topics[table.changelog].partitions
+            if of_topic != of_table:
+                raise ConfigError(
+                    f"topic {tp.topic!r} has {of_topic} partitions, the changelog {table.changelog!r} of a table that "
+                    f"its agent changes has {of_table}. All topics of a table must have the same number of partitions: "
+                    "re-partition the topic, or declare partitions=… before the changelog is made."
+                )
