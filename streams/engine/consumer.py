@@ -328,7 +328,9 @@ class Consumer(driver.Consumer):
         await self.callback(message)
 
     async def commit(self, *_args: Any, **_kwargs: Any) -> bool:
-        """Only the cycle commits."""
+        """Only the cycle commits. Called every few seconds: Faust's notes of what was acknowledged must not pile up."""
+        self._acked.clear()
+        self._acked_index.clear()
         return False
 
     async def on_task_error(self, exc: BaseException) -> None:
