@@ -11,6 +11,7 @@ from streams.cli.demo import demo
 from streams.cli.dump import dump
 from streams.cli.errors import VERBOSE, Group
 from streams.cli.misc import misc
+from streams.cli.reset import reset
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -36,7 +37,7 @@ def cli(ctx: click.Context, verbose: bool) -> None:
     configure(get_settings().model_copy(update={"log_level": "info" if verbose else "error"}))
 
 
-for _command in (dump, batches, misc, demo):
+for _command in (dump, batches, misc, demo, reset):
     cli.add_command(_command)
 
 

@@ -5,12 +5,14 @@ aiokafka's `PartitionRecords` is replaced by a subclass that acts only inside a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
 from aiokafka.consumer import fetcher
+
+from schemas.log_records import LogRecords, values_of
 
 WHOLE_BATCHES: ContextVar[bool] = ContextVar("millstream_whole_batches", default=False)
 """Set before a consumer starts: its fetch tasks inherit it."""
@@ -24,20 +26,25 @@ class Fetched:
     last: int
     crc: int
     """CRC-32C of the whole batch as the log has it."""
-    records: list[Any]
-    """aiokafka DefaultRecord: offset, timestamp (ms), key, value, headers."""
+    records: Sequence[Any]
+    """schemas.log_records.LogRecords."""
     nbytes: int
     """Sum of the values' lengths, after decompression."""
 
     def split(self, n: int) -> tuple[Fetched, Fetched]:
         """The first n records (0 < n < len) and the rest."""
         head, tail = self.records[:n], self.records[n:]
-        size = sum(len(r.value or b"") for r in head)
+        size = size_of(head)
         cut = head[-1].offset
         return (
             replace(self, last=cut, records=head, nbytes=size),
             replace(self, first=cut + 1, records=tail, nbytes=self.nbytes - size),
         )
+
+
+def size_of(records: Sequence[Any]) -> int:
+    """Sum of the values' lengths."""
+    return sum(map(len, filter(None, values_of(records))))
 
 
 class _PartitionRecords(fetcher.PartitionRecords):
@@ -57,14 +64,11 @@ class _PartitionRecords(fetcher.PartitionRecords):
                 self.next_fetch_offset = end
                 continue
             wanted = self.next_fetch_offset
-            found = list(batch)
-            if batch.base_offset < wanted:
-                found = [r for r in found if r.offset >= wanted]
+            whole = batch.base_offset >= wanted
+            found = LogRecords.of(list(batch) if whole else [r for r in batch if r.offset >= wanted])
             self.next_fetch_offset = end
             # An empty batch (compaction) is handed on too: its offsets belong to a range all the same.
-            yield Fetched(
-                max(batch.base_offset, wanted), end - 1, batch.crc, found, sum([len(r.value or b"") for r in found])
-            )
+            yield Fetched(max(batch.base_offset, wanted), end - 1, batch.crc, found, size_of(found))
 
     def _skips(self, batch: Any) -> bool:
         """Control batches and those of aborted transactions (as aiokafka's own `_unpack_records` decides)."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from millstream.errors import MillstreamError
+from schemas.log_records import join, values_of
 from streams.engine.fetch import Fetched
 from streams.engine.plan import Plan, Position
 
@@ -36,7 +37,7 @@ class Cut:
     first: int
     last: int
     crc: int
-    records: list[Any]
+    records: Sequence[Any]
     control: bool
     """The range holds exactly one record, a control record."""
     nbytes: int
@@ -130,7 +131,7 @@ class PartitionState:
         return cut
 
     # ------------------------------------------------------------------ cutting
-    def _count(self, records: list[Any]) -> int:
+    def _count(self, records: Sequence[Any]) -> int:
         return len(records) if self._rows is None else sum(map(self._rows, records))
 
     def _cut(self, now: float) -> Cut:
@@ -158,6 +159,11 @@ class PartitionState:
             n = self.limits.rows - rows
             if whole <= n and size + batch.nbytes <= self.limits.bytes:
                 return whole, whole == n
+            for i, value in enumerate(values_of(batch.records)):
+                size += len(value or b"")
+                if i >= n or (size > self.limits.bytes and not (first and i == 0)):
+                    return i, True
+            return whole, False
         for i, record in enumerate(batch.records):
             opens = first and i == 0
             if self._is_control is not None and self._is_control(record):
@@ -182,12 +188,12 @@ class PartitionState:
         )
 
     def _make(self, first: int, last: int, taken: list[Fetched], now: float) -> Cut:
-        crc, records, nbytes = 0, [], 0
+        crc = nbytes = 0
         for b in taken:
             if b.records:
                 crc = zlib.crc32(b.crc.to_bytes(4, "big"), crc)
-                records += b.records
             nbytes += b.nbytes
+        records = join([b.records for b in taken if b.records])
         self.buffered_records -= len(records)
         self.buffered_rows -= self._count(records)
         self.buffered_bytes -= nbytes

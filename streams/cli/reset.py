@@ -1,0 +1,42 @@
+"""`millstream reset`: set a stream back to the beginning of its topic, on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from millstream.broker import check_broker
+from streams.engine.cluster import TP
+from streams.engine.reset import Resetter
+
+
+@click.command()
+@click.option("--topic", "topics", multiple=True, required=True, help="Topic to read again; may be repeated.")
+@click.option("--keep-tables", is_flag=True, help="Leave the tables as they are: they will count records twice.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def reset(topics: tuple[str, ...], keep_tables: bool, yes: bool) -> None:
+    """Set a stream back to the beginning of its topic.
+
+    For positions that were lost (the group was empty for longer than the broker keeps offsets), topics that lost
+    records, or a stream that is to be computed again. All workers must be stopped. Sinks keep what they hold: remove it
+    there, or rows stand twice, under another epoch.
+
+    \b
+    millstream reset --topic orders
+    """
+    from streams import app
+
+    asyncio.run(check_broker(app.kafka_config["bootstrap.servers"]))
+    resetter = Resetter(app.cluster, app.registry, app.conf.id)
+    app.cluster.create([app.registry.declaration(app.settings.topic_replication_factor)])
+    changelogs = {t.topic for t in app.changelogs_of([TP(topic, 0) for topic in topics])}
+    planned = resetter.plan(topics, [] if keep_tables else changelogs)
+    for tp, position in planned.positions.items():
+        click.echo(f"{tp.topic}-{tp.partition}: to offset {position.offset}, epoch {position.epoch}")
+    for name in planned.changelogs:
+        click.echo(f"{name}: deleted, its table begins empty")
+    if not yes:
+        click.confirm("Go on?", abort=True)
+    resetter.run(planned)
+    click.echo("done; start the workers")
