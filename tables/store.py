@@ -6,6 +6,7 @@ one record with the changelog position it stands for, written in the same batch 
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -40,6 +41,8 @@ class StorePosition(NamedTuple):
 
 class Store(base.SerializedStore):
     """One table's partitions on this worker."""
+
+    logger = logging.getLogger("faust.tables")
 
     def __init__(self, url: Any, app: Any, table: Any, **kwargs: Any) -> None:
         super().__init__(url, app, table, **kwargs)

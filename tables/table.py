@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import faust
@@ -11,6 +12,8 @@ from millstream.errors import ConfigError
 
 class Table(faust.Table):
     """A Faust table in every respect but two: it never sends to its changelog itself, and windows do not expire."""
+
+    logger = logging.getLogger("faust.tables")
 
     def on_key_set(self, key: Any, value: Any) -> None:
         """The change stands in the chunk's overlay already."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any
@@ -60,6 +61,8 @@ class ChunkStream(AsyncIterator[Chunk]):
 
 class Agent(FaustAgent):
     """A Faust agent that may read chunks. `tables` names what it changes; by default what its body mentions."""
+
+    logger = logging.getLogger("faust.agents")
 
     def __init__(self, fun: Any, *, tables: Iterable[Any] | None = None, **kwargs: Any) -> None:
         super().__init__(fun, **kwargs)

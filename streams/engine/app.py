@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import re
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
@@ -16,7 +18,7 @@ from confluent_kafka.admin import NewTopic
 from mode.utils.logging import FileLogProxy
 
 from millstream.errors import ConfigError
-from millstream.logs import configure, logging_config
+from millstream.logs import configure, get_logger, logging_config
 from millstream.settings import Settings
 from schemas.codecs import Codec, Rejected, make_codec
 from schemas.names import dlq_topic
@@ -33,6 +35,8 @@ from streams.engine.task import EventMessage
 from streams.engine.topology import Source, Topology
 from streams.engine.transport import register
 from tables.table import Table
+
+log = get_logger(__name__)
 
 GC_THRESHOLDS = (50_000, 50, 100)
 """Allocations between collections: with the default of 700 the collector takes a third of a worker's time."""
@@ -56,6 +60,8 @@ class EventTopic(faust.Topic):
 
 class App(faust.App):
     """A Faust app whose agents may read chunks, and which commits exactly once."""
+
+    logger = logging.getLogger("faust.app")  # not ours: it says "Starting..." at INFO
 
     def __init__(self, settings: Settings, **options: Any) -> None:
         register()
@@ -240,6 +246,26 @@ class App(faust.App):
         self._seen_topics |= names
 
     # ------------------------------------------------------------------ life cycle
+    def on_init_dependencies(self) -> Any:
+        """Without the web views where their port is taken: a second worker on a host must not fail over that."""
+        if self.conf.web_enabled and self._port_taken():
+            self.conf.web_enabled = False
+            log.warning(
+                "web_port_taken",
+                port=self.conf.web_port,
+                description="worker goes on without web views; give it another MILLSTREAM_WEB_PORT",
+            )
+        return super().on_init_dependencies()
+
+    def _port_taken(self) -> bool:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self.conf.web_bind, self.conf.web_port))
+            except OSError:
+                return True
+        return False
+
     async def on_first_start(self) -> None:
         """Faust makes the last level of the data directory only, and turns stderr into a logger, which would swallow
         every line that our log handler writes there."""

@@ -6,6 +6,7 @@ Membership and fetching stay aiokafka's, in Faust's consumer thread; positions, 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,8 @@ class RebalanceListener(driver.ConsumerRebalanceListener):
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Faust's consumer thread, with our assignor, a pattern subscription and fetches of whole batches."""
+
+    logger = logging.getLogger("faust.consumer")
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         app, settings = self.app, self.app.settings
@@ -107,6 +110,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
 class Consumer(driver.Consumer):
     """The worker's consumer."""
+
+    logger = logging.getLogger("faust.consumer")
 
     RebalanceListener = RebalanceListener
 

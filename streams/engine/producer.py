@@ -8,6 +8,7 @@ send at once in both cases.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,8 @@ from tables.scope import current
 
 class Producer(base.Producer):
     """Faust producer over librdkafka."""
+
+    logger = logging.getLogger("faust.producer")
 
     _producer: ck.Producer | None = None
     _pending = 0
