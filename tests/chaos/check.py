@@ -1,7 +1,7 @@
 """The checker: reads only what went in and what came out, and counts what is missing, doubled or wrong.
 
-It knows nothing of the engine and imports nothing of it: Kafka by a plain consumer (read committed), Parquet by pyarrow,
-ClickHouse by HTTP, RDB content from the lists that the files were made from.
+It knows nothing of the engine and imports nothing of it: Kafka by a plain consumer (read committed), Parquet by
+pyarrow, ClickHouse by HTTP, RDB content from the lists that the files were made from.
 
     python -m tests.chaos.check stream --kafka H:P --name APP [--parquet DIR] [--clickhouse URL]
     python -m tests.chaos.check batches --expected FILE --parquet DIR --clickhouse URL
@@ -51,7 +51,9 @@ def judge(expected: dict[Any, Any], found: Iterable[tuple[Any, Any]]) -> Verdict
 
 
 # ---------------------------------------------------------------------- the generic stream
-def check_stream(kafka: str, name: str, parquet: Path | None, clickhouse: str | None) -> dict[str, Verdict]:
+def check_stream(
+    kafka: str, name: str, parquet: Path | None, clickhouse: str | None, *, sinks_only: bool
+) -> dict[str, Verdict]:
     """Everything that came out of `tests.chaos.stream_app`, against its input topic."""
     records = {(m.partition(), m.offset()): json.loads(_value(m)) for m in read_all(kafka, f"{name}-in", timeout=120)}
     ids = {at: r["id"] for at, r in records.items()}
@@ -64,8 +66,11 @@ def check_stream(kafka: str, name: str, parquet: Path | None, clickhouse: str | 
             found += [((int(path.parent.name), o), v) for o, v in zip(offsets, values, strict=True)]
         verdicts["parquet"] = judge(ids, found)
     if clickhouse is not None:
-        sql = f"SELECT _partition AS p, toString(_offset) AS o, toString(id) AS id FROM {{db}}.events WHERE _topic = '{name}-in'"
+        columns = "_partition AS p, toString(_offset) AS o, toString(id) AS id"
+        sql = f"SELECT {columns} FROM {{db}}.events WHERE _topic = '{name}-in'"
         verdicts["clickhouse"] = judge(ids, (((r["p"], int(r["o"])), int(r["id"])) for r in rows_of(clickhouse, sql)))
+    if sinks_only:
+        return verdicts
     numbers: dict[tuple[int, int], int] = {}
     totals: Counter[str] = Counter()
     for at in sorted(records):
@@ -90,9 +95,10 @@ def _value(message: Message) -> bytes:
 
 # ---------------------------------------------------------------------- the batches of the job
 def check_batches(expected: Path, parquet: Path | None, clickhouse: str | None) -> dict[str, Verdict]:
-    """Published batches. `expected`: JSON list of {cluster, batch (RFC 3339, 9 digits), slug, instances: {name: [row]}}.
+    """Published batches.
 
-    A row is [db, key (hex), type, member_count, expire_at (ms) or null]. Nothing but these batches may be visible.
+    `expected`: JSON list of {cluster, batch (RFC 3339, 9 digits), slug, instances: {name: [row]}}, a row being
+    [db, key (hex), type, member_count, expire_at (ms) or null]. Nothing but these batches may be visible.
     """
     batches = json.loads(expected.read_text())
     verdicts: dict[str, Verdict] = defaultdict(lambda: {"rows": 0, "missing": 0, "doubled": 0, "wrong": 0})
@@ -160,13 +166,14 @@ def main() -> int:
     stream, batches = what.add_parser("stream"), what.add_parser("batches")
     stream.add_argument("--kafka", required=True)
     stream.add_argument("--name", required=True)
+    stream.add_argument("--sinks-only", action="store_true", help="no output topic and no table to look at")
     batches.add_argument("--expected", type=Path, required=True)
     for one in (stream, batches):
         one.add_argument("--parquet", type=Path)
         one.add_argument("--clickhouse")
     given = parser.parse_args()
     if given.what == "stream":
-        verdicts = check_stream(given.kafka, given.name, given.parquet, given.clickhouse)
+        verdicts = check_stream(given.kafka, given.name, given.parquet, given.clickhouse, sinks_only=given.sinks_only)
     else:
         verdicts = check_batches(given.expected, given.parquet, given.clickhouse)
     print(json.dumps(verdicts))

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
+from millstream import failpoints
 from millstream.failpoints import KNOWN
+
+FULL = "+outputs"
+"""Suffix of a transaction's failpoint when it carries output or changelog records, see `tell_full_transactions`."""
 
 
 def declared() -> set[str]:
     """Every failpoint of the product."""
-    import sinks.clickhouse
-    import sinks.parquet
-    import sources.feed
-    import streams.engine.app  # noqa: F401
-
-    return set(KNOWN)
+    for module in ("sinks.clickhouse", "sinks.parquet", "sources.feed", "streams.engine.app"):
+        importlib.import_module(module)
+    return {name for name in KNOWN if not name.startswith("control.")}
 
 
 IN_BATCHES = ("parquet.open_batch.", "parquet.merge.", "parquet.publish.", "clickhouse.finalize.", "clickhouse.schema.")
 IN_FEEDERS = ("feed.",)
-IN_LOADS = ("load.",)
 
 
 def of_stream() -> list[str]:
-    """Those that a worker of the generic stream passes."""
-    return sorted(name for name in declared() if not name.startswith(IN_BATCHES + IN_FEEDERS))
+    """Those that a worker of the generic stream passes; the transactions' with and without records."""
+    found = {name for name in declared() if not name.startswith(IN_BATCHES + IN_FEEDERS)}
+    return sorted(found | {name + FULL for name in found if name.startswith("txn.")})
 
 
 def of_feeder() -> list[str]:
@@ -31,5 +35,28 @@ def of_feeder() -> list[str]:
 
 
 def of_job() -> list[str]:
-    """Those that a worker of the job passes and a generic stream does not, and the parts' and inserts' again."""
+    """Those of the sinks that a worker of the job passes."""
     return sorted(name for name in declared() if name.startswith(("parquet.", "clickhouse.")))
+
+
+def tell_full_transactions() -> None:
+    """In a worker: `txn.begun+outputs` and the like are reached by transactions that carry records.
+
+    The first transaction of a life is one that only plans; a worker that dies in that one never comes to the others.
+    """
+    from streams.engine import transaction
+
+    commit, full = transaction.TransactionalProducer.commit, False
+
+    def noting(self: Any, txn: transaction.Transaction, metadata: bytes) -> None:
+        nonlocal full
+        full = bool(txn.outputs or txn.changelogs)
+        commit(self, txn, metadata)
+
+    def reach(name: str) -> None:
+        failpoints.failpoint(name)
+        if full:
+            failpoints.failpoint(name + FULL)
+
+    transaction.TransactionalProducer.commit = noting  # type: ignore[method-assign]
+    transaction.failpoint = reach  # type: ignore[attr-defined]

@@ -39,8 +39,11 @@ SETTINGS = {
 }
 
 
+_LIBC = ctypes.CDLL(None)
+
+
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: reaches stopped processes too
+    _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: reaches stopped processes too
 
 
 class Worker:
@@ -57,7 +60,7 @@ class Worker:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call
             )
         assert self.process.stdin
         self.process.stdin.write(stdin)
@@ -99,6 +102,10 @@ class Worker:
             return self.stopped
 
         wait_until(look, timeout, f"SIGSTOP of {self}")
+
+    def wait_log(self, text: str, timeout: float = PATIENCE) -> None:
+        """Until its log holds the text."""
+        wait_until(lambda: text in self.log.read_text(errors="replace"), timeout, f"{text!r} in the log of {self}")
 
     def tail(self, lines: int = 40) -> str:
         """The end of its log."""

@@ -46,6 +46,10 @@ class Group:
             found[tp.topic, tp.partition] = Committed(tp.offset, metadata.count("|") > 2, metadata)
         return found
 
+    def members(self) -> int:
+        """Workers that are in the group."""
+        return len(self._admin.describe_consumer_groups([self.name])[self.name].result(30).members)
+
     def ends(self, tps: list[TopicPartition]) -> dict[tuple[str, int], int]:
         """Log end offsets."""
         futures = self._admin.list_offsets({TopicPartition(t.topic, t.partition): OffsetSpec.latest() for t in tps})

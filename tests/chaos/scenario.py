@@ -103,10 +103,10 @@ class StreamScenario:
         except AssertionError as exc:
             raise AssertionError(f"{exc} ({lag}; seed {self.fleet.seed}); {self.fleet.failures()}") from exc
 
-    def verdict(self) -> dict[str, Verdict]:
+    def verdict(self, *more: str) -> dict[str, Verdict]:
         """What the checker says."""
         arguments: list[object] = ["stream", "--kafka", self.kafka, "--name", self.name, "--parquet", self.parquet]
-        return verdict(*arguments, *(["--clickhouse", self.url] if self.url else []))
+        return verdict(*arguments, *more, *(["--clickhouse", self.url] if self.url else []))
 
     def assert_exact(self) -> dict[str, Verdict]:
         """AssertionError with the seed if anything is missing, doubled or wrong."""

@@ -15,8 +15,10 @@ from sinks.clickhouse import ClickHouseStream
 from sinks.factory import clickhouse_config
 from sinks.parquet import ParquetConfig, ParquetStream
 from streams.engine.app import App
+from tests.chaos import failpoints
 
 settings = get_settings()
+failpoints.tell_full_transactions()
 if control := os.environ.get("CHAOS_CONTROL"):
     from tests.chaos import controls
 

@@ -1,0 +1,102 @@
+"""Known-bad engines under attacks that the good one stands (the other tests here): the checker catches each of them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.check import Verdict, bad
+from tests.chaos.controls import READ
+from tests.chaos.failpoints import FULL
+from tests.chaos.fleet import PATIENCE
+from tests.chaos.scenario import StreamScenario
+from tests.conftest import Unique
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+
+
+def _judge(scenario: StreamScenario, control: str, *caught: str) -> dict[str, Verdict]:
+    """Exact without a control; with one, at least the sinks named in `caught` are not."""
+    found = scenario.verdict()
+    faults = {name: bad({name: v}) for name, v in found.items()}
+    if control:
+        assert all(faults[name] for name in caught), f"seed {scenario.fleet.seed}: control {control} passed: {found}"
+    else:
+        assert not any(faults.values()), f"seed {scenario.fleet.seed}: {found}"
+    return found
+
+
+def test_without_a_plan_on_record_a_killed_chunk_is_cut_anew_and_doubled(
+    kafka: str, home: Path, unique: Unique, seed: int
+) -> None:
+    with StreamScenario(kafka, home, unique("plan"), seed, partitions=1, control="no_plan") as scenario:
+        scenario.feeder.send(300)
+        assert scenario.fleet.spawn("a", "cycle.written=kill").wait() == -signal.SIGKILL
+        scenario.feeder.send(300)
+        scenario.fleet.spawn("a")
+        scenario.drain()
+        _judge(scenario, "no_plan", "parquet")
+
+
+def test_without_the_generation_a_paused_worker_commits_over_its_successor(
+    kafka: str, home: Path, unique: Unique, seed: int
+) -> None:  # T7
+    with StreamScenario(kafka, home, unique("fence"), seed, partitions=1, control="no_generation") as scenario:
+        scenario.feeder.send(300)
+        paused = scenario.fleet.spawn("a", "cycle.written=stop1")
+        paused.wait_stopped()
+        scenario.fleet.spawn("b")
+        scenario.group.wait_past(scenario.ends(), PATIENCE)
+        scenario.feeder.send(300)
+        scenario.group.wait_past(scenario.ends(), PATIENCE)
+        paused.signal(signal.SIGCONT)
+        # Back in the group, or ended: its late commit is over in either case.
+        wait_until(lambda: paused.code is not None or scenario.group.members() == 2, PATIENCE, "the paused worker")
+        scenario.feeder.send(300)
+        scenario.drain()
+        _judge(scenario, "no_generation", "output")
+
+
+@pytest.mark.parametrize("control", ["", "unstable_offsets", "committed_ends_first"])
+def test_a_transaction_that_ends_while_its_successor_loads_is_seen_by_it(
+    kafka: str, home: Path, unique: Unique, seed: int, control: str
+) -> None:
+    """Rule 4: paused with its offsets sent, continued after the successor began to load, and then it commits."""
+    with StreamScenario(
+        kafka, home, unique("load"), seed, partitions=1, control=control, TRANSACTION_TIMEOUT=60
+    ) as scenario:
+        scenario.feeder.send(300)
+        first = scenario.fleet.spawn("a")
+        scenario.group.wait_past(scenario.ends(), PATIENCE)
+        first.kill()
+        paused = scenario.fleet.spawn("a", f"txn.offsets_sent{FULL}=stop1")
+        scenario.feeder.send(300)
+        paused.wait_stopped()
+        successor = scenario.fleet.spawn("b")
+        successor.wait_log(READ if control else "partitions_assigned")
+        paused.signal(signal.SIGCONT)
+        wait_until(lambda: paused.code is not None or scenario.group.members() == 2, PATIENCE, "the paused worker")
+        scenario.feeder.send(300)
+        scenario.drain()
+        _judge(scenario, control, "table")
+
+
+def test_a_file_written_before_its_offset_is_saved_is_doubled(
+    kafka: str, home: Path, unique: Unique, seed: int
+) -> None:
+    with StreamScenario(kafka, home, unique("loop"), seed, partitions=1) as scenario:
+        name = f"{scenario.name}-in"
+        loop = [sys.executable, "-m", "tests.chaos.plain_loop", kafka, name, scenario.name, str(scenario.parquet)]
+        scenario.feeder.send(300)
+        assert scenario.fleet.run("a", loop, "control.written=kill").wait() == -signal.SIGKILL
+        scenario.feeder.send(300)
+        again = scenario.fleet.run("a", loop)
+        scenario.group.wait_past(scenario.ends(), PATIENCE)
+        again.kill()
+        found = scenario.verdict("--sinks-only")
+        assert found["parquet"]["doubled"] > 0
+        assert found["parquet"]["missing"] == 0
