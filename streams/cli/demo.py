@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import runpy
+import sys
 from pathlib import Path
 
 import click
@@ -90,7 +91,8 @@ def demo(directory: Path, keys: int) -> None:
     )
     out.print("Try next:", style="bold")
     for command in (
-        f"python -c \"import pyarrow.parquet as pq; print(pq.read_table('{published}').slice(0, 5).to_pandas())\"",
+        f'{sys.executable} -c "import pyarrow.parquet as pq; '
+        f"print(pq.read_table('{published}').slice(0, 5).to_pylist())\"",
         f"millstream dump from-file --path {next(iter(files.values()))} --cluster mine --instance 10.0.0.1:6379 "
         f"into-parquet --dir {directory / 'mine'} --sort",
         "make kafka     # leave a broker running, then: faust -A streams worker; millstream batches",

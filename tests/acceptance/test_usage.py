@@ -1,0 +1,100 @@
+"""What is wrong with a command line is said at once: exit code 2 for wrong usage, 1 for everything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from streams.cli import cli
+from tests.acceptance.cli import FIXTURES
+
+RDB = str(FIXTURES / "redis7.0-all.rdb")
+FROM = ["dump", "from-file", "--cluster", "c", "--path", RDB, "--instance", "a:1"]
+
+
+def run(*arguments: str, **environment: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, arguments, env={f"MILLSTREAM_{k}": v for k, v in environment.items()})
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["dump", "--concurrency", "0", *FROM[1:], "into-parquet", "--dir", "x"], "1<=x<=1000"),
+        (["dump", "--concurrency", "1001", *FROM[1:], "into-parquet", "--dir", "x"], "1<=x<=1000"),
+        ([*FROM, "--path", RDB, "into-parquet", "--dir", "x"], "2 of --path, 1 of --instance"),
+        ([*FROM, "--path", RDB, "--instance", "a:1", "into-parquet", "--dir", "x"], "given twice"),
+        ([*FROM, "into-parquet"], "--dir"),
+        ([*FROM, "into-parquet", "--dir", "x", "--compression", "lzma"], "zstd"),
+        ([*FROM, "--batch-timestamp", "yesterday", "into-parquet", "--dir", "x"], "not an RFC 3339 time"),
+        ([*FROM, "into-clickhouse"], "--url"),
+        ([*FROM, "--cluster", "", "into-parquet", "--dir", "x"], "--cluster must not be empty"),
+        (["dump", "from-file", "--cluster", "c", "--path", "/no/such", "--instance", "a", "into-parquet", "--dir", "x"],
+         "/no/such: no such file"),
+        (["batches", "abort", "c", "yesterday"], "RFC 3339"),
+        (["misc", "completion", "csh"], "bash"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_told_with_what_is_allowed(arguments: list[str], says: str, kafka: str) -> None:
+    code, said = run(*arguments, BOOTSTRAP_SERVERS=kafka)
+    assert (code, says in said) == (2, True), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([*FROM, "into-clickhouse", "--url", "http://u:hush@h:1"], "?database="),
+        ([*FROM, "into-clickhouse", "--url", "ftp://u:hush@h:1?database=d"], "scheme"),
+        ([*FROM, "--batch-timestamp", "2020-01-01T00:00:00Z", "into-clickhouse", "--url", "chdb:///x?database=d"],
+         "ClickHouse deletes batches after 3 days"),
+        ([*FROM, "feed"], "MILLSTREAM_BOOTSTRAP_SERVERS"),
+        (["batches"], "MILLSTREAM_BOOTSTRAP_SERVERS"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_before_anything_is_fed(arguments: list[str], says: str) -> None:
+    code, said = run(*arguments)  # T37, T42
+    assert code == 1
+    assert says in said
+    assert "hush" not in said
+    assert "Traceback" not in said
+
+
+def test_a_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    code, said = run(*FROM, "feed", BOOTSTRAP_SERVERS="127.0.0.1:1", DATA_DIR=str(tmp_path))
+    assert code == 1
+    assert "127.0.0.1:1" in said
+
+
+def test_a_wrong_variable_is_named() -> None:
+    code, said = run("batches", CHUNK_MAX_ROWS="0")
+    assert code == 1
+    assert "MILLSTREAM_CHUNK_MAX_ROWS" in said
+
+
+def test_the_ddl_and_the_completion_can_be_printed() -> None:
+    code, ddl = run("misc", "clickhouse-schema", "--database", "redis")
+    assert code == 0
+    for name in ("redis_records_raw", "import_batches_completed", "redis_records_view", "`redis`"):
+        assert name in ddl
+    for shell in ("bash", "zsh", "fish"):
+        code, script = run("misc", "completion", shell)
+        assert code == 0
+        assert "_MILLSTREAM_COMPLETE" in script
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = [path]
+    for name, command in group.commands.items():
+        found += commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
+    return found
+
+
+@pytest.mark.parametrize("path", commands(cli), ids=" ".join)
+def test_every_help_has_an_example(path: tuple[str, ...]) -> None:
+    filled = [*FROM, *path[2:]] if path[:2] == ("dump", "from-file") else list(path)
+    code, said = run(*filled, "--help")
+    assert code == 0
+    assert "millstream " in said.partition("\n")[2]
