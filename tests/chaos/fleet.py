@@ -139,7 +139,8 @@ class Fleet:
             assert before.code is not None, f"{before} still runs"
             self.codes[before.code] += 1
         if wipe:
-            shutil.rmtree(Path(self.env["MILLSTREAM_DATA_DIR"]) / self.env["MILLSTREAM_APP_ID"] / slot, True)
+            for path in Path(self.env["MILLSTREAM_DATA_DIR"]).glob(f"*/{slot}"):
+                shutil.rmtree(path)
         self.workers[slot] = worker = self.run(
             slot, [str(BIN / "faust"), "-A", self.app, "worker", "--without-web"], failpoints, **settings
         )
