@@ -75,6 +75,7 @@ class CommitCycle:
         self.lock = asyncio.Lock()
         """Held during a round, RocksDB included."""
         self.wake = asyncio.Event()
+        self._ending: set[asyncio.Task[None]] = set()
         self.draining = False
         """Set at shutdown: open chunks are finished, no new ones planned."""
         self.on_lost: Callable[[], None] = lambda: None
@@ -102,15 +103,15 @@ class CommitCycle:
         self.wake.set()
 
     def void(self) -> set[asyncio.Task[None]]:
-        """The assignment is over: abandon all open chunks. Returns the tasks that are being cancelled."""
+        """The assignment is over: abandon all open chunks. Returns all tasks, of earlier ones too, that still end."""
         self.epoch += 1
         self.member = None
-        running: set[asyncio.Task[None]] = set()
+        self._ending = {t for t in self._ending if not t.done()}
         for task in self.tasks.values():
-            running |= task.running
+            self._ending |= task.running
             task.abandon()
         self.tasks = {}
-        return running
+        return set(self._ending)
 
     @property
     def open_chunks(self) -> int:
