@@ -6,6 +6,7 @@ import json
 import random
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +15,7 @@ from schemas.batch import Batch
 from tests.chaos.check import Verdict, bad, check_batches
 from tests.chaos.dumps import write_rdb
 from tests.chaos.fleet import PATIENCE, Fleet, Worker
+from tests.chaos.group import Group
 from tests.chaos.scenario import database, verdict
 from tests.support.clickhouse_server import ClickHouseServer
 from tests.support.waiting import wait_until
@@ -26,8 +28,19 @@ INSTANCES = {"10.0.0.1:6379": 700, "10.0.0.2:6379": 250, "10.0.0.3:6379": 0}
 class JobScenario:
     """Two sinks, some batches, and their workers."""
 
-    def __init__(self, kafka: str, home: Path, name: str, seed: int, server: ClickHouseServer, **settings: Any) -> None:
+    def __init__(
+        self,
+        kafka: str,
+        home: Path,
+        name: str,
+        seed: int,
+        server: ClickHouseServer,
+        keys: Mapping[str, int] = INSTANCES,
+        **settings: Any,
+    ) -> None:
         home.mkdir(parents=True)
+        self._keys = keys
+        self.group = Group(kafka, f"{name}.millstream")
         self.parquet, self._expected = home / "parquet", home / "expected.json"
         self.url = database(server, name.replace("-", "_"))
         values: dict[str, Any] = {
@@ -49,7 +62,7 @@ class JobScenario:
         number = len(self.batches)
         batch = Batch(CLUSTER, self._first + number * 1_000_000_000)
         contents, jobs = {}, []
-        for instance, keys in INSTANCES.items():
+        for instance, keys in self._keys.items():
             path = self.fleet.home / f"{number}-{instance}.rdb"
             contents[instance] = write_rdb(path, keys, self._random)
             jobs.append(
@@ -58,7 +71,7 @@ class JobScenario:
                     "cluster": CLUSTER,
                     "instance": instance,
                     "batch_ts": batch.batch_ts,
-                    "instances": list(INSTANCES),
+                    "instances": list(self._keys),
                 }
             )
         self.batches.append({"cluster": CLUSTER, "batch": batch.rfc3339, "slug": batch.slug, "instances": contents})
