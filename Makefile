@@ -1,7 +1,7 @@
 # `make` lists what there is. Everything runs in .venv, made from requirements.lock.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint kafka kafka-stop lock fixtures bench clean preflight
+.PHONY: help demo test lint kafka kafka-stop lock fixtures bench chaos clean preflight
 
 BIN := .venv/bin
 # By content, so that neither a fresh checkout nor `touch` installs anything anew.
@@ -40,6 +40,9 @@ fixtures: $(INSTALLED)  ## Make the RDB test files anew with real Redis servers 
 
 bench: $(INSTALLED)  ## Throughput, with and without transactions, against a hand-written loop and stock Faust
 	$(BIN)/python -m bench
+
+chaos: $(INSTALLED)  ## Attack real workers at random and check what came out (CHAOS_MINUTES=10 CHAOS_SEED=n; docs/proof.md)
+	$(BIN)/python -m tests.chaos.run
 
 clean:  ## Remove what was made here, the development broker's data included; .venv stays
 	@if [ -x $(BIN)/python ]; then for d in var/kafka-*; do \

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.check import Verdict, bad
+from tests.chaos.check import bad
 from tests.chaos.controls import READ
 from tests.chaos.failpoints import FULL
 from tests.chaos.fleet import PATIENCE
+from tests.chaos.proof import record
 from tests.chaos.scenario import StreamScenario
 from tests.conftest import Unique
 from tests.support.waiting import wait_until
@@ -19,7 +20,7 @@ from tests.support.waiting import wait_until
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 
-def _judge(scenario: StreamScenario, control: str, *caught: str) -> dict[str, Verdict]:
+def _judge(scenario: StreamScenario, control: str, *caught: str) -> None:
     """Exact without a control; with one, at least the sinks named in `caught` are not."""
     found = scenario.verdict()
     faults = {name: bad({name: v}) for name, v in found.items()}
@@ -27,7 +28,7 @@ def _judge(scenario: StreamScenario, control: str, *caught: str) -> dict[str, Ve
         assert all(faults[name] for name in caught), f"seed {scenario.fleet.seed}: control {control} passed: {found}"
     else:
         assert not any(faults.values()), f"seed {scenario.fleet.seed}: {found}"
-    return found
+    record(f"control {control}" if control else "commit while the successor loads", scenario.fleet, found)
 
 
 def test_without_a_plan_on_record_a_killed_chunk_is_cut_anew_and_doubled(
@@ -100,3 +101,4 @@ def test_a_file_written_before_its_offset_is_saved_is_doubled(
         found = scenario.verdict("--sinks-only")
         assert found["parquet"]["doubled"] > 0
         assert found["parquet"]["missing"] == 0
+        record("control plain loop", scenario.fleet, found)

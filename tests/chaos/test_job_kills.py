@@ -11,6 +11,7 @@ import pytest
 from tests.chaos import failpoints
 from tests.chaos.fleet import PATIENCE, Worker
 from tests.chaos.job import JobScenario
+from tests.chaos.proof import record
 from tests.conftest import Unique
 from tests.support.clickhouse_server import ClickHouseServer
 from tests.support.waiting import wait_until
@@ -64,5 +65,5 @@ def test_batches_are_published_exactly_after_kill_9_at_every_failpoint(
             assert job.feed(jobs).wait() == 0
         job.drain()
         assert set(fleet.hits()) == set(failpoints.of_job()) | set(feeders)
-        job.assert_exact()
+        record(Path(__file__).stem, fleet, job.assert_exact())
         assert set(fleet.terminate().values()) == {0}  # T22

@@ -10,6 +10,7 @@ import pytest
 
 from tests.chaos.fleet import PATIENCE, SESSION, TRANSACTION, Worker
 from tests.chaos.job import JobScenario
+from tests.chaos.proof import record
 from tests.conftest import Unique
 from tests.support.clickhouse_server import ClickHouseServer
 from tests.support.waiting import wait_until
@@ -59,4 +60,4 @@ def test_workers_that_slept_through_the_publication_change_nothing(
         assert job.feed(job.new_batch()).wait() == 0
         job.drain()
         assert len(fleet.hits()) == 3
-        job.assert_exact()
+        record(Path(__file__).stem, fleet, job.assert_exact())

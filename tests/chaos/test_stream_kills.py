@@ -10,6 +10,7 @@ import pytest
 
 from tests.chaos import failpoints
 from tests.chaos.fleet import PATIENCE
+from tests.chaos.proof import record
 from tests.chaos.scenario import StreamScenario
 from tests.conftest import Unique
 from tests.support.clickhouse_server import ClickHouseServer
@@ -44,5 +45,5 @@ def test_a_stream_is_exact_after_kill_9_at_every_failpoint(
         scenario.feeder.stop()
         scenario.drain()
         assert set(fleet.hits()) == set(every)
-        scenario.assert_exact()
+        record(Path(__file__).stem, fleet, scenario.assert_exact())
         assert set(fleet.terminate().values()) == {0}  # T22

@@ -10,6 +10,7 @@ import pytest
 
 from tests.chaos.failpoints import FULL
 from tests.chaos.fleet import PATIENCE, SESSION, TRANSACTION
+from tests.chaos.proof import record
 from tests.chaos.scenario import StreamScenario
 from tests.conftest import Unique
 from tests.support.clickhouse_server import ClickHouseServer
@@ -51,4 +52,4 @@ def test_a_stream_is_exact_after_pauses_past_both_timeouts(
         scenario.feeder.stop()
         scenario.drain()
         assert set(fleet.hits()) == {point for points in ROUNDS for point in points}
-        scenario.assert_exact()
+        record(Path(__file__).stem, fleet, scenario.assert_exact())
