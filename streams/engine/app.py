@@ -147,6 +147,18 @@ class App(faust.App):
             self._declared += [(name, partitions) for name in names]
         return made
 
+    def SetTable(self, name: str, **_: Any) -> Any:
+        """Not offered: its changes would go to the changelog past the transaction. Raises ConfigError."""
+        raise ConfigError(f"SetTable {name!r} is not offered: use app.Table with sets, or lists, as values")
+
+    def GlobalTable(self, name: str, **_: Any) -> Any:
+        """Not offered: a table's partition is where its topic's partition is. Raises ConfigError."""
+        raise ConfigError(f"GlobalTable {name!r} is not offered: use app.Table, and topics that are keyed alike")
+
+    def SetGlobalTable(self, name: str, **_: Any) -> Any:
+        """Not offered. Raises ConfigError."""
+        raise ConfigError(f"SetGlobalTable {name!r} is not offered: use app.Table")
+
     def sinks(self, *sinks: Sink, retry_timeout: float | None = None) -> Sinks:
         """Sinks that a stream writes to; opened and closed with the worker."""
         group = Sinks(sinks, retry_timeout if retry_timeout is not None else self.settings.sink_retry_timeout)
