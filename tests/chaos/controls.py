@@ -79,15 +79,13 @@ def _read_ends_first(isolation: ck.IsolationLevel) -> None:
         return stable(self, *args)
 
     def early(self: Cluster, tps: Iterable[TP], at: Any, *args: Any) -> dict[TP, int]:
-        if (wanted := set(tps)) and wanted == logs:
+        if (wanted := set(tps)) and wanted == logs and at == OffsetSpec.latest():
             return dict(ends)
         return offsets(self, wanted, at, *args)
 
-    def bounded(cluster: Cluster, tp: TP, *args: Any) -> Iterator[Any]:
-        for message in read(cluster, tp, *args):
-            if tp in ends and message.offset() >= ends[tp]:
-                return
-            yield message
+    def bounded(*args: Any) -> Iterator[tuple[TP, list[ck.Message], int]]:
+        for tp, messages, position in read(*args):
+            yield tp, [m for m in messages if (m.offset() or 0) < ends[tp]], position
 
     recovery.Recovery.load = noting  # type: ignore[method-assign]
     recovery.read_to_end = bounded  # type: ignore[attr-defined,assignment]

@@ -57,7 +57,7 @@ class Storm:
         if way < 0.35:
             return f"{self._random.choice(self._names)}={self._random.choice(('kill', 'kill', 'stop1'))}"
         if way < 0.85:
-            chance = self._random.choice((0.002, 0.01, 0.03))
+            chance = self._random.choice((0.01, 0.05, 0.2))
             some = self._random.sample(self._names, max(1, len(self._names) // 2))
             return ",".join(f"{n}={self._random.choice(('kill', 'kill', 'kill', 'stop1'))}:{chance}" for n in some)
         return ""
