@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.json as pj
 
 from millstream.errors import ConfigError
+from schemas.log_records import join, keys_of, values_of
 
 OFFSET = pa.field("_offset", pa.int64(), nullable=False)
 KEY = pa.field("_key", pa.binary())
@@ -67,26 +68,25 @@ class _RowCodec:
         raise NotImplementedError
 
     def decode(self, records: Sequence[Any]) -> Decoded:
-        good, rejected = list(records), list[Rejected]()
-        values = [r.value for r in good]
+        good, rejected = records, list[Rejected]()
         try:
-            table = self._many(values)
+            table = self._many(values_of(good))
         except _BAD:
             good, rejected = self._sift(records)
-            table = self._many([r.value for r in good])
+            table = self._many(values_of(good))
         if self.keys:
-            table = table.append_column(KEY, pa.array([r.key for r in good], pa.binary()))
+            table = table.append_column(KEY, pa.array(keys_of(good), pa.binary()))
         return Decoded(table.append_column(OFFSET, pa.array(_offsets(good))), rejected)
 
-    def _sift(self, records: Sequence[Any]) -> tuple[list[Any], list[Rejected]]:
+    def _sift(self, records: Sequence[Any]) -> tuple[Sequence[Any], list[Rejected]]:
         """Find the bad ones by halving: good stretches are decoded whole, so one bad record costs log2(n) decodes."""
-        good: list[Any] = []
+        good: list[Sequence[Any]] = []
         bad: list[Rejected] = []
-        stack = [list(records)]
+        stack = [records]
         while stack:
             part = stack.pop()
             try:
-                self._many([r.value for r in part])
+                self._many(values_of(part))
             except _BAD as exc:
                 if len(part) == 1:
                     bad.append(Rejected(part[0], _reason(part[0], exc)))
@@ -94,8 +94,8 @@ class _RowCodec:
                     half = len(part) // 2
                     stack += [part[half:], part[:half]]
             else:
-                good += part
-        return good, bad
+                good.append(part)
+        return join(good), bad
 
 
 class JsonCodec(_RowCodec):
@@ -237,8 +237,8 @@ def _rounded(value: Any, kind: pa.DataType) -> bool:
     return False
 
 
-def _offsets(records: list[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    if not records:
+def _offsets(records: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    if not len(records):
         return np.empty(0, np.int64)
     first, last = records[0].offset, records[-1].offset
     if last - first + 1 == len(records):

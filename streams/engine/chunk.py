@@ -41,7 +41,7 @@ class Chunk:
     def __init__(
         self,
         id: ChunkId,
-        records: list[Any],
+        records: Sequence[Any],
         *,
         replayed: bool = False,
         control: bool = False,
