@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import msgspec
 import pyarrow as pa
 
+from millstream.cluster import Cluster, client_config, new_topic
 from millstream.errors import ConfigError, CorruptSourceError, MillstreamError
 from millstream.failpoints import declare, failpoint
 from millstream.logs import get_logger
@@ -29,7 +30,7 @@ from schemas.control import ABORT, BEGIN, DATA, DONE, Abort, Begin, Done, add_di
 from schemas.names import dlq_topic, records_topic, shared_records_topic
 from schemas.records import WIRE
 from sources.rdb import Position, RdbReader
-from sources.transactional import TopicInfo, TransactionalSource, ensure_topics, new_topic
+from sources.transactional import TransactionalSource
 
 BEGUN = declare("feed.begun", "the begin record is produced, nothing committed")
 ROWS_PRODUCED = declare("feed.rows_produced", "a rows message is produced, not committed")
@@ -128,42 +129,39 @@ def topics_of(settings: Settings, job: FeedJob) -> tuple[str, int]:
     return records_topic(job.cluster, job.instance, settings.namespace), 1
 
 
-def prepare_topics(settings: Settings, jobs: list[FeedJob]) -> dict[str, TopicInfo]:
+def prepare_topics(settings: Settings, jobs: list[FeedJob]) -> Cluster:
     """Create what is missing, dead-letter topics too. Blocking. Raises BrokerError, ConfigError (T8)."""
     wanted = dict(topics_of(settings, job) for job in jobs)
-    declared = [new_topic(settings, n, p) for n, p in wanted.items()]
-    declared += [new_topic(settings, dlq_topic(n), 1) for n in wanted]
-    found = ensure_topics(settings, declared)
-    for name in wanted:
-        if settings.topic_layout == "instance" and found[name].partitions != 1:
-            raise ConfigError(
-                f"topic {name!r} exists with {found[name].partitions} partitions; an instance's records need 1, or "
-                "their order is lost. Delete the topic, or use another MILLSTREAM_NAMESPACE"
-            )
-    return found
+    cluster = Cluster(client_config(settings), settings.request_timeout)
+    # With more than one partition the order of an instance's records would be lost: create() refuses other counts.
+    declared = [new_topic(settings, name, partitions) for name, partitions in wanted.items()]
+    cluster.create(declared + [new_topic(settings, dlq_topic(name), 1) for name in wanted])
+    return cluster
 
 
 def feed_file(settings: Settings, job: FeedJob, on_progress: OnProgress = lambda _rows, _bytes: None) -> FeedResult:
     """Feed one file; blocking. A corrupt file is `aborted`. Raises ConfigError, BrokerError, RecordTooLargeError."""
     with _opened(job.path) as file:
         topic = topics_of(settings, job)[0]
-        info = prepare_topics(settings, [job])[topic]
+        cluster = prepare_topics(settings, [job])
+        topic_id = cluster.topics([topic])[topic].id
         name = f"{settings.group_id}-feed-{records_topic(job.cluster, job.instance)}"
-        limit = min(int(settings.max_message_bytes), info.max_message_bytes)
+        limit = min(int(settings.max_message_bytes), int(cluster.topic_config(topic, "max.message.bytes")))
         source = TransactionalSource(settings, name, topic, limit)
         raw = source.position()
-        saved = _continue(msgspec.json.decode(raw, type=Saved) if raw else None, job, info, _identify(file, job.path))
+        before = msgspec.json.decode(raw, type=Saved) if raw else None
+        saved = _continue(before, job, topic_id, _identify(file, job.path))
         if saved.state == "done":
             log.info("feed_already_done", instance=job.instance, description=f"{saved.file} was fed to its end before")
             return FeedResult(outcome="already", run=saved.run, rows=saved.rows)
         return _Feeder(source, job, saved, limit, topic).feed(file, on_progress)
 
 
-def _continue(saved: Saved | None, job: FeedJob, info: TopicInfo, file: FileId) -> Saved:
+def _continue(saved: Saved | None, job: FeedJob, topic_id: str, file: FileId) -> Saved:
     """The position to go on from: the saved one, or that of a new run."""
-    same_batch = saved is not None and (saved.topic_id, saved.batch_ts) == (info.id, job.batch_ts)
+    same_batch = saved is not None and (saved.topic_id, saved.batch_ts) == (topic_id, job.batch_ts)
     if saved is None or not same_batch or saved.state == "aborted" or job.new_run:
-        return Saved(topic_id=info.id, run=secrets.token_hex(16), batch_ts=job.batch_ts, file=file)
+        return Saved(topic_id=topic_id, run=secrets.token_hex(16), batch_ts=job.batch_ts, file=file)
     if not saved.file.same(file):
         raise ConfigError(
             f"instance {job.instance!r} of batch {job.batch.rfc3339} was fed from {saved.file}, now it is {file}: "

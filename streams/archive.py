@@ -30,7 +30,6 @@ from schemas.control import (
 )
 from schemas.names import batches_topic, records_pattern, shared_records_topic
 from schemas.rdb import RdbCodec, RunPart, split
-from sinks.wrapper import SinkGroup
 from streams import app
 from streams.engine.chunk import Chunk
 from streams.engine.sinking import Sinks
@@ -88,11 +87,7 @@ class Archive:
         if self._void[part.run.run_id]:
             return False
         try:
-            if part.table.num_rows:
-                await self._sinks.write(chunk, part.table, part.run)
-            else:
-                # All dead letters: the sinks still have to see that this range is no gap in the run.
-                await SinkGroup.write(self._sinks, chunk.for_sink(part.table, part.run))
+            await self._sinks.write(chunk, part.table, part.run)
         except (BatchRefusedError, RunVoidError) as exc:
             self._remember(part.run, str(exc))
             return False

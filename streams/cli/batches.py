@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from millstream.broker import check_broker
+from millstream.cluster import client_config
 from millstream.errors import BrokerError, ConfigError
 from millstream.settings import Settings, get_settings
 from schemas.batch import Batch, parse_rfc3339
 from schemas.control import AbortBatch, encode_fact
 from schemas.names import batches_topic
-from sources.transactional import kafka_config
 from streams.cli.errors import Group
 from streams.cli.states import States
 from streams.ledger import DONE, EXPECTED, PUBLISHED, RUNNING, BatchState
@@ -134,7 +134,7 @@ def abort(cluster: str, batch: str, reason: str) -> None:
 
 def _send(settings: Settings, batch: Batch, fact: AbortBatch) -> None:
     failed: list[str] = []
-    producer = ck.Producer({**kafka_config(settings), "enable.idempotence": True, "partitioner": "murmur2_random"})
+    producer = ck.Producer({**client_config(settings), "enable.idempotence": True, "partitioner": "murmur2_random"})
     producer.produce(
         batches_topic(settings.namespace),
         encode_fact(fact),

@@ -20,12 +20,12 @@ import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient
 
 from millstream.broker import broker_from
+from millstream.cluster import client_config
 from millstream.errors import MillstreamError
 from millstream.settings import PREFIX, Settings, get_settings, override_settings
 from schemas.batch import Batch
 from sources.feed import FeedJob, FeedResult, prepare_topics
 from sources.feeders import FeedError, feed_all
-from sources.transactional import kafka_config
 from streams.cli.progress import DumpProgress
 from streams.cli.states import States
 from streams.cli.worker import WorkerProcess
@@ -163,7 +163,7 @@ class OneShot:
 
     def _clean_up(self, settings: Settings) -> None:
         """Topics, groups and local state of the namespace. Blocking."""
-        admin, timeout = AdminClient(kafka_config(settings)), settings.request_timeout
+        admin, timeout = AdminClient(client_config(settings)), settings.request_timeout
         groups = admin.list_consumer_groups(request_timeout=timeout).result().valid
         ours = [g.group_id for g in groups if g.group_id.startswith(self.namespace)]
         # A group whose member was killed is not empty yet; without its topics it means nothing and expires.

@@ -7,7 +7,7 @@ import asyncio
 import click
 
 from millstream.broker import check_broker
-from streams.engine.cluster import TP
+from millstream.cluster import TP
 from streams.engine.reset import Resetter
 
 
@@ -29,7 +29,7 @@ def reset(topics: tuple[str, ...], keep_tables: bool, yes: bool) -> None:
 
     asyncio.run(check_broker(app.kafka_config["bootstrap.servers"]))
     resetter = Resetter(app.cluster, app.registry, app.conf.id)
-    app.cluster.create([app.registry.declaration(app.settings.topic_replication_factor)])
+    app.cluster.create([app.registry.declaration(app.settings)])
     changelogs = {t.topic for t in app.changelogs_of([TP(topic, 0) for topic in topics])}
     planned = resetter.plan(topics, [] if keep_tables else changelogs)
     for tp, position in planned.positions.items():

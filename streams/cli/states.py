@@ -6,9 +6,9 @@ import time
 
 import confluent_kafka as ck
 
+from millstream.cluster import client_config
 from millstream.errors import BrokerError
 from millstream.settings import Settings
-from sources.transactional import kafka_config
 from streams.ledger import BatchState, InstanceState, Ledger, batches_in
 
 
@@ -30,7 +30,7 @@ class States:
         """Changes seen so far."""
         self._consumer = ck.Consumer(
             {
-                **kafka_config(settings),
+                **client_config(settings),
                 "group.id": "millstream-reader",  # never joined, never committed
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",

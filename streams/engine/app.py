@@ -17,6 +17,7 @@ import pyarrow as pa
 from confluent_kafka.admin import NewTopic
 from mode.utils.logging import FileLogProxy
 
+from millstream.cluster import TP, Cluster, client_config, new_topic
 from millstream.errors import ConfigError
 from millstream.logs import configure, get_logger, logging_config
 from millstream.settings import Settings
@@ -25,7 +26,6 @@ from schemas.names import dlq_topic
 from sinks.base import Sink
 from streams.engine.agents import Agent, ChunkTopic
 from streams.engine.assignor import Assignor
-from streams.engine.cluster import TP, Cluster
 from streams.engine.failure import die, end_within
 from streams.engine.recovery import Recovery, TableLog
 from streams.engine.registry import Registry
@@ -66,8 +66,8 @@ class App(faust.App):
     def __init__(self, settings: Settings, **options: Any) -> None:
         register()
         self.settings = settings
-        servers = settings.bootstrap_servers or "127.0.0.1:9092"
-        self.kafka_config: dict[str, Any] = {"bootstrap.servers": servers, "log_level": 3}
+        self.kafka_config = client_config(settings)
+        servers = self.kafka_config["bootstrap.servers"]
         self._topology: Topology | None = None
         self._sinks: list[Sinks] = []
         self._declared: list[tuple[str, int]] = []
@@ -231,17 +231,16 @@ class App(faust.App):
 
     def declarations(self) -> list[NewTopic]:
         """Topics that must exist before the worker starts, with their partition counts. May block."""
-        replicas, size = self.settings.topic_replication_factor, str(int(self.settings.max_message_bytes))
-        found = {self.registry.topic: self.registry.declaration(replicas)}
+        settings = self.settings
+        found = {self.registry.topic: self.registry.declaration(settings)}
         sources = [(n, s.partitions) for s in self.topology.sources for n in s.names if s.partitions]
         for name, partitions in [*self._declared, *sources]:
-            found[name] = NewTopic(name, partitions, replicas, config={"max.message.bytes": size})
+            found[name] = new_topic(settings, name, partitions)
         for table, count in self.topology.table_partitions().items():
             topic = self.tables[table].changelog_topic
             topic.partitions = count or self._partitions_found(table) or topic.partitions
             name = topic.get_topic_name()
-            config = {"cleanup.policy": "compact", "max.message.bytes": size}
-            found[name] = NewTopic(name, topic.partitions, replicas, config=config)
+            found[name] = new_topic(settings, name, topic.partitions, **{"cleanup.policy": "compact"})
         return list(found.values())
 
     def ensure_topics(self, names: set[str]) -> None:
@@ -252,9 +251,7 @@ class App(faust.App):
             raise ConfigError(
                 f"output topic {min(missing - letters)!r} does not exist: create it, or give app.topic(…, partitions=N)"
             )
-        size = str(int(self.settings.max_message_bytes))
-        replicas = self.settings.topic_replication_factor
-        self.cluster.create([NewTopic(n, 1, replicas, config={"max.message.bytes": size}) for n in letters])
+        self.cluster.create([new_topic(self.settings, name, 1) for name in letters])
         self._seen_topics |= names
 
     # ------------------------------------------------------------------ life cycle

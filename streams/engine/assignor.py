@@ -13,7 +13,7 @@ from typing import Any
 from faust.assignor.client_assignment import ClientAssignment
 from faust.assignor.partition_assignor import PartitionAssignor
 
-from streams.engine.cluster import TP
+from millstream.cluster import TP
 from streams.engine.topology import TaskKey, Topology
 
 

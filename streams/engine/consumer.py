@@ -19,10 +19,10 @@ from faust.transport.drivers import aiokafka as driver
 from mode import Service
 
 from millstream import metrics
+from millstream.cluster import TP
 from millstream.errors import MillstreamError
 from millstream.logs import get_logger
 from streams.engine import fetch
-from streams.engine.cluster import TP
 from streams.engine.cycle import CommitCycle, Committer, Member
 from streams.engine.failure import EXIT_STUCK, CountingExecutor, die
 from streams.engine.partition import Limits, PartitionState

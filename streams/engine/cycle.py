@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from millstream import metrics
+from millstream.cluster import TP
 from millstream.failpoints import declare, failpoint
 from millstream.logs import get_logger
 from streams.engine.chunk import Chunk
-from streams.engine.cluster import TP
 from streams.engine.dead_letters import dead_letter
 from streams.engine.partition import Cut
 from streams.engine.plan import Position

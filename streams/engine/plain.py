@@ -7,7 +7,7 @@ from typing import Any
 
 import confluent_kafka as ck
 
-from streams.engine.cluster import TP
+from millstream.cluster import TP
 from streams.engine.plan import Position
 from streams.engine.transaction import Transaction, produce_all
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 import confluent_kafka as ck
 from confluent_kafka.admin import OffsetSpec
 
+from millstream.cluster import TP, Cluster
 from millstream.errors import BrokerError
-from streams.engine.cluster import TP, Cluster
 
 RECORDS = 20_000
 """Records handed over at a time: large enough for speed, small enough for memory with 1 KiB values."""

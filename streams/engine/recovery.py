@@ -8,16 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from confluent_kafka.admin import ConfigResource, OffsetSpec
+from confluent_kafka.admin import OffsetSpec
 
 from millstream import metrics
+from millstream.cluster import TP, Cluster, TopicInfo
 from millstream.errors import ConfigError, MillstreamError
 from millstream.failpoints import declare, failpoint
 from millstream.logs import get_logger
 from streams.engine.chunk import Output
-from streams.engine.cluster import TP, Cluster, TopicInfo
 from streams.engine.plan import Position
 from streams.engine.reader import read_to_end
 from streams.engine.registry import Entry, LostPositionError, Registry
@@ -189,9 +189,7 @@ class Recovery:
     def _delete_retention(self, topic: str) -> float:
         """`delete.retention.ms` of a topic, in seconds."""
         if topic not in self._retention:
-            resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-            config: dict[str, Any] = self._cluster.admin.describe_configs([resource])[resource].result()
-            self._retention[topic] = int(config["delete.retention.ms"].value) / 1000
+            self._retention[topic] = int(self._cluster.topic_config(topic, "delete.retention.ms")) / 1000
         return self._retention[topic]
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import msgspec
 from confluent_kafka.admin import NewTopic, OffsetSpec
 
+from millstream.cluster import TP, Cluster, new_topic
 from millstream.errors import MillstreamError
+from millstream.settings import Settings
 from streams.engine.chunk import Output
-from streams.engine.cluster import TP, Cluster
 from streams.engine.reader import read_to_end
 
 
@@ -35,9 +36,9 @@ class Registry:
         self._cluster = cluster
         self.topic = f"{app_id}-registry"
 
-    def declaration(self, replication: int) -> NewTopic:
+    def declaration(self, settings: Settings) -> NewTopic:
         """The topic to create."""
-        return NewTopic(self.topic, 1, replication, config={"cleanup.policy": "compact"})
+        return new_topic(settings, self.topic, 1, **{"cleanup.policy": "compact"})
 
     def read(self) -> dict[tuple[str, int], Entry]:
         """(topic id, partition) -> entry. Blocking; reads the whole topic, committed records only."""

@@ -14,8 +14,8 @@ from typing import TypeVar
 import confluent_kafka as ck
 from confluent_kafka.admin import OffsetSpec
 
+from millstream.cluster import TP, Cluster
 from millstream.errors import BrokerError, ConfigError
-from streams.engine.cluster import TP, Cluster
 from streams.engine.plan import Position
 from streams.engine.registry import Entry, Registry
 

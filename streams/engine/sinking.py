@@ -23,8 +23,8 @@ class Sinks(SinkGroup):
     async def write(self, chunk: Chunk, table: pa.Table | None = None, run: Run | None = None) -> list[Receipt]:  # type: ignore[override]
         """Write the chunk's rows, or `table` made from them (rule 13: by the chunk alone), under its identity."""
         part = chunk.for_sink(table, run)
-        if not part.rows:
-            return []
+        if not part.rows and run is None:
+            return []  # a run's part is written even when empty: its ranges must leave no gap
 
         async def raise_attempt() -> SinkChunk:
             return part.at_attempt(await chunk.raise_attempt())

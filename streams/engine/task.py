@@ -9,10 +9,10 @@ from typing import Any
 from faust.types.tuples import ConsumerMessage
 
 from millstream import metrics
+from millstream.cluster import TP
 from schemas.chunk import ChunkId
 from streams.engine.agents import Agent, ChunkStream
 from streams.engine.chunk import Chunk
-from streams.engine.cluster import TP
 from streams.engine.partition import Cut, PartitionState
 from streams.engine.topology import Source, TaskKey
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import faust
 
+from millstream.cluster import TP
 from millstream.errors import ConfigError
 from schemas.codecs import Codec
-from streams.engine.cluster import TP
 
 
 class TaskKey(NamedTuple):

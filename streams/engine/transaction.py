@@ -14,10 +14,10 @@ from typing import Any
 
 import confluent_kafka as ck
 
+from millstream.cluster import TP
 from millstream.errors import BrokerError, MillstreamError
 from millstream.failpoints import declare, failpoint
 from streams.engine.chunk import Output
-from streams.engine.cluster import TP
 from streams.engine.plan import Position
 
 BEGUN = declare("txn.begun", "transaction begun, nothing produced")

@@ -13,8 +13,8 @@ from typing import Any
 import confluent_kafka as ck
 from confluent_kafka.admin import OffsetSpec
 
+from millstream.cluster import TP, Cluster
 from streams.engine import consumer, cycle, recovery
-from streams.engine.cluster import TP, Cluster
 
 READ = "control: read too early"
 """Said on stdout by controls that read offsets or ends while a transaction is open."""

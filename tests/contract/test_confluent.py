@@ -14,7 +14,8 @@ import pytest
 import rocksdict
 from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]
 
-from streams.engine.cluster import TP, UNSTABLE_OFFSET_COMMIT, Cluster
+from millstream.cluster import TP, Cluster
+from millstream.errors import BrokerError
 from streams.engine.transaction import _FENCED, group_metadata
 from tests.support.waiting import wait_until
 
@@ -91,24 +92,18 @@ def test_offsets_can_be_sent_with_serialised_metadata_and_stale_ones_are_fenced(
 
 def test_an_open_transaction_makes_its_offsets_unstable(kafka: str, make_topic: Any, unique: Any) -> None:  # rule 4a
     topic, group = make_topic(), unique("group")
-    admin = AdminClient({"bootstrap.servers": kafka})
+    cluster, tp = Cluster({"bootstrap.servers": kafka}), TP(topic, 0)
     producer = transactional(kafka, unique("txn"))
-
-    def ask() -> ck.TopicPartition:
-        request = ck.ConsumerGroupTopicPartitions(group, [ck.TopicPartition(topic, 0)])
-        answer = admin.list_consumer_group_offsets([request], require_stable=True)[group].result(30)
-        return answer.topic_partitions[0]  # type: ignore[no-any-return]
-
     with member(kafka, group, topic) as consumer:
-        assert (ask().offset, ask().error) == (-1001, None), "no offset: streams/engine/recovery.py looks for < 0"
+        found = cluster.stable_offsets(group, [tp], 10)
+        assert found == {tp: (-1001, "")}, "no offset: streams/engine/recovery.py looks for < 0"
         producer.begin_transaction()
         producer.send_offsets_to_transaction([ck.TopicPartition(topic, 0, 1)], serialized(consumer), 30)
-        error = ask().error
-        assert error is not None, "require_stable is ignored: a successor would start from a stale offset (rule 4a)"
-        assert error.code() == UNSTABLE_OFFSET_COMMIT == 88, "streams/engine/cluster.py waits on exactly this code"
+        with pytest.raises(BrokerError, match="still not stable"):
+            # Anything else: a successor would start from a stale offset (millstream/cluster.py).
+            cluster.stable_offsets(group, [tp], 0.6)
         producer.commit_transaction(30)
-        found = wait_until(lambda: None if (tp := ask()).error else tp, 10, "a stable offset")
-        assert found.offset == 1
+        assert cluster.stable_offsets(group, [tp], 10)[tp][0] == 1
 
 
 def test_topic_ids_come_with_the_description_and_change_when_a_topic_is_made_anew(
@@ -121,7 +116,7 @@ def test_topic_ids_come_with_the_description_and_change_when_a_topic_is_made_ane
     first = cluster.topics([name, "no-such-topic"])
     assert list(first) == [name]
     assert re.fullmatch(r"[A-Za-z0-9_-]{22}", first[name].id), (
-        f"topic id {first[name].id!r}: streams/engine/cluster.py, and every chunk's identity"
+        f"topic id {first[name].id!r}: millstream/cluster.py, and every chunk's identity"
     )
     assert first[name].partitions == 3
     admin.delete_topics([name], operation_timeout=30)[name].result(30)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millstream.cluster import TP
 from streams.engine.assignor import spread
-from streams.engine.cluster import TP
 from streams.engine.topology import TaskKey
 
 Tasks = dict[TaskKey, set[TP]]

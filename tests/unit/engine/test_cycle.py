@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from millstream.cluster import TP
 from millstream.errors import AttemptExhaustedError, SinkError
 from schemas.chunk import Chunk as SinkChunk
 from schemas.chunk import Receipt
 from sinks.memory import MemorySink
 from streams.engine.chunk import Chunk, Output
-from streams.engine.cluster import TP
 from streams.engine.partition import Limits
 from streams.engine.plan import Position
 from tables.scope import OutsideChunkError

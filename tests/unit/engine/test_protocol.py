@@ -23,9 +23,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from millstream.cluster import TP
 from millstream.errors import SinkError
 from sinks.memory import MemorySink
-from streams.engine.cluster import TP
 from streams.engine.partition import Limits
 from tests.unit.engine.world import BAD, Worker, World
 

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from millstream.cluster import TP
 from millstream.errors import ConfigError
 from millstream.settings import Settings
 from streams.engine.app import App
-from streams.engine.cluster import TP
 from streams.engine.topology import Source, Topology, tables_in
 
 SCHEMA = pa.schema([("id", pa.int64())])

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
+from millstream.cluster import TP, TopicInfo
 from millstream.errors import ConfigError
-from streams.engine.cluster import TP, TopicInfo
+from millstream.settings import Settings
 from streams.engine.failure import EXIT_STUCK, CountingExecutor
 from streams.engine.recovery import TableLog, _check_partitions
 from streams.engine.registry import Entry, Registry
@@ -82,6 +83,6 @@ def test_a_registry_record_says_which_partition_was_started() -> None:  # rule 6
     made = registry.output("topic-id", Entry("orders", 3, 2))
     assert (made.topic, made.key, made.partition) == ("app-registry", b"topic-id/3", 0)
     assert made.value == b'{"topic":"orders","partition":3,"epoch":2}'
-    declared = registry.declaration(1)
+    declared = registry.declaration(Settings())
     assert isinstance(declared, NewTopic)
     assert (declared.num_partitions, declared.config["cleanup.policy"]) == (1, "compact")

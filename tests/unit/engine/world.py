@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import pyarrow as pa
 
+from millstream.cluster import TP
 from schemas.codecs import OFFSET, Decoded, Rejected
 from sinks.memory import MemorySink
 from streams.engine.agents import ChunkStream
 from streams.engine.chunk import Chunk, Output
-from streams.engine.cluster import TP
 from streams.engine.cycle import CommitCycle, Member
 from streams.engine.partition import Limits, PartitionState
 from streams.engine.plan import Position

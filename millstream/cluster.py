@@ -1,4 +1,4 @@
-"""What the engine asks of Kafka beside fetching and committing: topics, ids, offsets. All calls block."""
+"""What is asked of Kafka beside fetching, producing and committing: topics, ids, offsets. All calls block."""
 
 from __future__ import annotations
 
@@ -7,13 +7,34 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import confluent_kafka as ck
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
 from millstream.errors import BrokerError, ConfigError
+from millstream.settings import Settings
 
 T = TypeVar("T")
-UNSTABLE_OFFSET_COMMIT = 88
+_STABLE_POLL = 0.5
+"""Seconds of one request for stable offsets: librdkafka itself asks again within it, with a growing pause."""
+_UNDECIDED = {
+    ck.KafkaError._TIMED_OUT,  # what an undecided transaction looks like: librdkafka asks again until the time is up
+    ck.KafkaError._TRANSPORT,
+    ck.KafkaError.UNSTABLE_OFFSET_COMMIT,
+    ck.KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    ck.KafkaError.COORDINATOR_NOT_AVAILABLE,
+    ck.KafkaError.NOT_COORDINATOR,
+}
 _URL_SAFE = str.maketrans("+/", "-_")
+
+
+def client_config(settings: Settings) -> dict[str, Any]:
+    """librdkafka's settings for the configured broker, the same for every client of ours."""
+    return {"bootstrap.servers": settings.bootstrap_servers or "127.0.0.1:9092", "log_level": 2}
+
+
+def new_topic(settings: Settings, name: str, partitions: int, **config: str) -> NewTopic:
+    """How we declare every topic of ours: it takes the largest message that we produce."""
+    config = {"max.message.bytes": str(int(settings.max_message_bytes)), **config}
+    return NewTopic(name, partitions, settings.topic_replication_factor, config=config)
 
 
 class TP(NamedTuple):
@@ -102,36 +123,50 @@ class Cluster:
             for k, f in futures.items()
         }
 
+    def topic_config(self, topic: str, name: str) -> str:
+        """One entry of a topic's configuration, the broker's default included."""
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+        future = self.admin.describe_configs([resource], request_timeout=self._timeout)[resource]
+        config = self._call(f"read the configuration of topic {topic!r}", future.result)
+        return str(config[name].value)
+
     def stable_offsets(
-        self, group: str, tps: Iterable[TP], timeout: float, alive: Callable[[], bool]
+        self, group: str, tps: Iterable[TP], timeout: float, alive: Callable[[], bool] = lambda: True
     ) -> dict[TP, tuple[int, str]]:
         """Group offset (-1001: none) and metadata of each partition, once no transaction of a predecessor is open.
 
         A paused worker's transaction is thereby decided, not skipped (rule 4a). Waits at most `timeout` seconds.
         """
-        todo, found = set(tps), dict[TP, tuple[int, str]]()
+        # Not AdminClient.list_consumer_group_offsets: on a new cluster, while the group's coordinator is being set up,
+        # it ended the process with SIGSEGV (confluent-kafka 2.16.1). read_committed asks for stable offsets too.
+        wanted = [ck.TopicPartition(*tp) for tp in tps]
+        if not wanted:
+            return {}
         deadline = time.monotonic() + timeout
-        while todo and alive():
-            request = ck.ConsumerGroupTopicPartitions(group, [ck.TopicPartition(*tp) for tp in sorted(todo)])
-            futures = self.admin.list_consumer_group_offsets(
-                [request], require_stable=True, request_timeout=self._timeout
-            )
-            answer = self._call(f"fetch offsets of group {group!r}", futures[group].result)
-            for tp in answer.topic_partitions:
-                if tp.error is None:
-                    found[TP(tp.topic, tp.partition)] = (tp.offset, tp.metadata or "")
-                elif tp.error.code() != UNSTABLE_OFFSET_COMMIT:
-                    raise BrokerError(f"cannot fetch the offset of {tp.topic}-{tp.partition}: {tp.error.str()}")
-            todo -= found.keys()
-            if todo and time.monotonic() > deadline:
-                raise BrokerError(
-                    f"after {timeout:.0f} s a transaction is still open over {sorted(todo)[0]}: its producer (another "
-                    "worker's transactional id) neither ends it nor is fenced. Start that worker again, or abort it "
-                    "with kafka-transactions.sh."
-                )
-            if todo:
-                time.sleep(0.1)
-        return found
+        consumer = ck.Consumer({**self.config, "group.id": group, "isolation.level": "read_committed"})
+        try:
+            while alive():
+                try:
+                    answer = consumer.committed(wanted, _STABLE_POLL)
+                except ck.KafkaException as exc:
+                    error = exc.args[0]
+                else:
+                    error = next((tp.error for tp in answer if tp.error is not None), None)
+                    if error is None:
+                        return {TP(tp.topic, tp.partition): (tp.offset, tp.metadata or "") for tp in answer}
+                if error.code() not in _UNDECIDED:
+                    raise BrokerError(f"cannot fetch the offsets of group {group!r}: {error.str()}")
+                if time.monotonic() > deadline:
+                    raise BrokerError(
+                        f"after {timeout:.0f} s the offsets of group {group!r} are still not stable ({error.name()}): "
+                        "the broker does not answer, or a transaction over them is open that its producer (another "
+                        "worker's transactional id) neither ends nor is fenced in. Start that worker again, or abort "
+                        "it with kafka-transactions.sh"
+                    )
+                time.sleep(0.05)
+        finally:
+            consumer.close()
+        return {}
 
     def _call(self, what: str, call: Callable[[], T]) -> T:
         try:
