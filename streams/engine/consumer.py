@@ -206,11 +206,10 @@ class Consumer(driver.Consumer):
                     return
                 if not await self._commit_first(loaded, member):
                     return
+                self._loaded_epoch = epoch
+                await self._begin(loaded, member, epoch)
             except Exception as exc:  # noqa: BLE001 - nothing may be read from an assignment half loaded
                 self._fail(exc)
-                return
-            self._loaded_epoch = epoch
-            await self._begin(loaded, member, epoch)
 
     async def _load(self, assigned: set[TP], epoch: int) -> Loaded:
         loop = asyncio.get_running_loop()
@@ -250,7 +249,12 @@ class Consumer(driver.Consumer):
         async with self._fetch_lock:  # no fetch may span the seek
             if epoch != self.cycle.epoch:
                 return
-            await self.seek_wait({driver._TopicPartition(*tp): p.position.offset for tp, p in parts.items()})
+            try:
+                await self.seek_wait({driver._TopicPartition(*tp): p.position.offset for tp, p in parts.items()})
+            except (AssertionError, aiokafka.errors.IllegalStateError):
+                if epoch == self.cycle.epoch and parts.keys() <= {TP(*tp) for tp in self.assignment()}:
+                    raise
+                return  # a new topic changed the subscription under us (T12): the next assignment is loaded anew
             if epoch != self.cycle.epoch:
                 return
             self._ready = epoch, parts, partial(self.cycle.begin, tasks, loaded.topic_ids, member)
