@@ -105,7 +105,13 @@ class Worker:
 
     def wait_log(self, text: str, timeout: float = PATIENCE) -> None:
         """Until its log holds the text."""
-        wait_until(lambda: text in self.log.read_text(errors="replace"), timeout, f"{text!r} in the log of {self}")
+
+        def look() -> bool:
+            found = text in self.log.read_text(errors="replace")
+            assert found or self.code is None, f"{self} ended with {self.code} before it said {text!r}: {self.tail()}"
+            return found
+
+        wait_until(look, timeout, f"{text!r} in the log of {self}")
 
     def tail(self, lines: int = 40) -> str:
         """The end of its log."""
@@ -130,6 +136,7 @@ class Fleet:
         values = SETTINGS | {"DATA_DIR": home / "data"} | settings
         self.env = clean | {f"MILLSTREAM_{k}": str(v) for k, v in values.items()}
         self.env |= {"MILLSTREAM_CONFIG": os.devnull, "MILLSTREAM_FAILPOINT_LOG": str(self.hits_log)}
+        self.env["PYTHONPATH"] = str(ROOT)
         home.mkdir(parents=True, exist_ok=True)
 
     def spawn(self, slot: str, failpoints: str = "", *, wipe: bool = False, **settings: object) -> Worker:

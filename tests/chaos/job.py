@@ -39,7 +39,7 @@ class JobScenario:
         **settings: Any,
     ) -> None:
         home.mkdir(parents=True)
-        self._keys = keys
+        self.name, self._keys = name, keys
         self.group = Group(kafka, f"{name}.millstream")
         self.parquet, self._expected = home / "parquet", home / "expected.json"
         self.url = database(server, name.replace("-", "_"))
