@@ -5,23 +5,23 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hypothesis import strategies as st
 
+from schemas.log_records import LogRecord, LogRecords
 from streams.engine.fetch import Fetched
 
 
-class Record(NamedTuple):
-    """The attributes of aiokafka's DefaultRecord that the engine uses."""
-
-    offset: int
-    value: bytes | None
-    key: bytes | None = None
-    timestamp: int = 1_700_000_000_000
-    headers: Sequence[tuple[str, bytes]] = ()
-    timestamp_type: int = 0
-    checksum: int | None = None
+def Record(
+    offset: int,
+    value: bytes | None,
+    key: bytes | None = None,
+    timestamp: int = 1_700_000_000_000,
+    headers: Sequence[tuple[str, bytes]] = (),
+) -> LogRecord:
+    """A record, with what a test does not care about filled in."""
+    return LogRecord(offset, timestamp, 0, key, value, headers)
 
 
 class Batch(NamedTuple):
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     first: int
     last: int
     crc: int
-    records: list[Record]
+    records: list[LogRecord]
 
 
 @dataclass
@@ -53,13 +53,13 @@ class Log:
         """What reading on from `position` brings: whole batches, the first one without what lies before."""
         found = []
         for b in [b for b in self.batches if b.last >= position][:most]:
-            records: list[Any] = [r for r in b.records if r.offset >= position]
+            records = LogRecords.of([r for r in b.records if r.offset >= position])
             size = sum(len(r.value or b"") for r in records)
             found.append(Fetched(max(b.first, position), b.last, b.crc, records, size))
         return found
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> list[LogRecord]:
         """Every record."""
         return [r for b in self.batches for r in b.records]
 

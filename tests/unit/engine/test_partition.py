@@ -118,7 +118,8 @@ def test_a_replay_gives_exactly_the_planned_records_however_they_are_fetched(
             read_to = found[-1].last + 1
             again.add(found, 0.0)
             replayed = again.replay(0.0)
-        assert replayed == cut
+        assert replace(replayed, records=[]) == replace(cut, records=[])
+        assert list(replayed.records) == list(cut.records)
         commit(again, replayed)
         # What was read beyond the range is cut on without a gap.
         again.add(log.fetch(read_to), 0.0)

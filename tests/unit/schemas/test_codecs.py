@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from millstream.errors import ConfigError
 from schemas.codecs import ArrowCodec, Codec, Decoded, JsonCodec, MsgpackCodec, make_codec
+from schemas.log_records import LogRecord, LogRecords
 from tests.unit.engine.logs import Record
 
 SCHEMA = pa.schema([("id", pa.int64()), ("name", pa.string()), ("price", pa.float64())])
@@ -74,12 +75,12 @@ def encode_arrow(table: pa.Table) -> bytes:
     return bytes(out.getvalue())
 
 
-def records(values: list[Any], first: int = 100, step: int = 1) -> list[Record]:
+def records(values: list[Any], first: int = 100, step: int = 1) -> list[LogRecord]:
     return [Record(first + i * step, v, key=f"k{i}".encode()) for i, v in enumerate(values)]
 
 
 def decode(codec: Codec, values: list[Any], **where: int) -> Decoded:
-    decoded = codec.decode(records(values, **where))
+    decoded = codec.decode(LogRecords.of(records(values, **where)))
     decoded.table.validate(full=True)
     assert decoded.table.schema.names == codec.schema.names
     assert decoded.table.schema.names[-1] == "_offset"
