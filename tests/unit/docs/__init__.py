@@ -1,0 +1,1 @@
+"""The documents say what is so: settings, ids, files, tests and links that they name are there."""
