@@ -29,6 +29,10 @@ class ChunkTopic(faust.Topic):
         super().__init__(app, **kwargs)
         self.codec = codec
 
+    def get_topic_name(self) -> str:
+        """Name, names or pattern, as `faust agents` shows it. The latter two are no legal names to send to."""
+        return self.pattern.pattern if self.pattern else ",".join(self.topics)
+
     def derive_topic(self, **kwargs: Any) -> faust.Topic:
         """An ordinary topic with this one's configuration: a chunk topic is read whole or not at all."""
         plain = faust.Topic(

@@ -125,6 +125,15 @@ def test_topics_carry_the_namespace(app: App) -> None:
     assert app.topology.task_of(TP("in.x", 0)) is None
 
 
+def test_chunk_topics_can_be_listed_by_name_and_by_pattern(app: App) -> None:  # `faust agents`
+    names = [
+        app.chunk_topic("a", schema=SCHEMA),
+        app.chunk_topic("a", "b", schema=SCHEMA),
+        app.chunk_topic(pattern=r"in\..*", schema=SCHEMA),
+    ]
+    assert [t.get_topic_name() for t in names] == ["ns.a", "ns.a,ns.b", r"ns\.in\..*"]
+
+
 def test_one_topic_is_read_by_chunks_or_by_events_not_both(app: App) -> None:
     @app.agent(app.chunk_topic("a", schema=SCHEMA))
     async def chunks(chunks: Any) -> None: ...
