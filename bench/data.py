@@ -52,9 +52,12 @@ def json_records(count: int) -> Iterable[tuple[int, bytes | None, bytes]]:
 
 
 def arrow_batches(count: int) -> Iterable[pa.RecordBatch]:
-    """The same records in batches of MESSAGE_ROWS; `count` must be a multiple of it."""
-    for first in range(0, count, MESSAGE_ROWS):
-        yield pa.RecordBatch.from_pylist([record(i) for i in range(first, first + MESSAGE_ROWS)], SCHEMA)
+    """Batches of MESSAGE_ROWS like the JSON records, id and ts going on; `count` must be a multiple of it."""
+    first = pa.RecordBatch.from_pylist([record(i) for i in range(MESSAGE_ROWS)], SCHEMA)
+    for at in range(0, count, MESSAGE_ROWS):
+        ids = np.arange(at, at + MESSAGE_ROWS)
+        batch = first.set_column(0, SCHEMA.field("id"), pa.array(ids))
+        yield batch.set_column(2, SCHEMA.field("ts"), pa.array(ids + 1_700_000_000_000))
 
 
 def arrow_records(count: int) -> Iterable[tuple[int, bytes | None, bytes]]:
@@ -129,5 +132,32 @@ def expected_offsets(servers: str, topic: str) -> dict[int, np.ndarray[Any, np.d
             p: np.arange(*consumer.get_watermark_offsets(ck.TopicPartition(topic, p), 10), dtype=np.int64)
             for p in range(PARTITIONS)
         }
+    finally:
+        consumer.close()
+
+
+def sum_of_values(servers: str, topic: str) -> int:
+    """Sum of the last value of every key, values being numbers as text: what a table of counts adds up to."""
+    consumer = ck.Consumer(
+        {
+            "bootstrap.servers": servers,
+            "group.id": "bench-sum",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+        }
+    )
+    try:
+        consumer.assign([ck.TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
+        last: dict[bytes, int] = {}
+        ended = 0
+        while ended < PARTITIONS:
+            for message in consumer.consume(10_000, 1.0):
+                if message.error() is not None:
+                    if message.error().code() != ck.KafkaError._PARTITION_EOF:
+                        raise RuntimeError(f"topic {topic}: {message.error().str()}")
+                    ended += 1
+                else:
+                    last[message.key()] = int(message.value())
+        return sum(last.values())
     finally:
         consumer.close()
