@@ -14,6 +14,9 @@ import faust
 from millstream.cluster import TP
 from millstream.errors import ConfigError
 from schemas.codecs import Codec
+from schemas.names import dlq_topic
+
+DEAD_LETTERS = dlq_topic("")
 
 
 class TaskKey(NamedTuple):
@@ -38,8 +41,10 @@ class Source:
     family: str = ""
 
     def matches(self, topic: str) -> bool:
-        """True if the topic is one of these."""
-        return topic in self.names or bool(self.pattern and self.pattern.fullmatch(topic))
+        """True if the topic is one of these. A pattern never matches dead letters: they would come round again."""
+        if self.pattern is None or topic.endswith(DEAD_LETTERS):
+            return topic in self.names
+        return bool(self.pattern.fullmatch(topic))
 
     @property
     def label(self) -> str:
@@ -81,7 +86,8 @@ class Topology:
     def subscription(self) -> re.Pattern[str]:
         """One pattern for every topic that any agent reads."""
         names = [re.escape(n) for s in self.sources for n in s.names]
-        patterns = [f"(?:{s.pattern.pattern})" for s in self.sources if s.pattern]
+        dead = re.escape(DEAD_LETTERS)
+        patterns = [rf"(?!.*{dead}\Z)(?:{s.pattern.pattern})" for s in self.sources if s.pattern]
         return re.compile(rf"(?:{'|'.join([*names, *patterns]) or '(?!)'})\Z")
 
     def _join(self) -> None:

@@ -70,6 +70,13 @@ def test_a_pattern_matches_whole_names_and_new_topics() -> None:  # T12
     assert not subscription.match("plain.topic\n")
 
 
+def test_a_pattern_does_not_read_its_own_dead_letters() -> None:
+    topology = Topology([source(pattern=r"redis\..*"), source("other.dlq")])
+    for name, wanted in [("redis.1", True), ("redis.1.dlq", False), ("redis.dlq.1", True), ("other.dlq", True)]:
+        assert bool(topology.subscription.match(name)) is wanted, name
+        assert bool(topology.task_of(TP(name, 0))) is wanted, name
+
+
 def test_nothing_to_read_subscribes_to_nothing() -> None:
     assert not Topology([]).subscription.match("")
 
