@@ -14,9 +14,7 @@ import faust
 from millstream.cluster import TP
 from millstream.errors import ConfigError
 from schemas.codecs import Codec
-from schemas.names import dlq_topic
-
-DEAD_LETTERS = dlq_topic("")
+from schemas.names import DLQ_SUFFIX
 
 
 class TaskKey(NamedTuple):
@@ -42,7 +40,7 @@ class Source:
 
     def matches(self, topic: str) -> bool:
         """True if the topic is one of these. A pattern never matches dead letters: they would come round again."""
-        if self.pattern is None or topic.endswith(DEAD_LETTERS):
+        if self.pattern is None or topic.endswith(DLQ_SUFFIX):
             return topic in self.names
         return bool(self.pattern.fullmatch(topic))
 
@@ -86,7 +84,7 @@ class Topology:
     def subscription(self) -> re.Pattern[str]:
         """One pattern for every topic that any agent reads."""
         names = [re.escape(n) for s in self.sources for n in s.names]
-        dead = re.escape(DEAD_LETTERS)
+        dead = re.escape(DLQ_SUFFIX)
         patterns = [rf"(?!.*{dead}\Z)(?:{s.pattern.pattern})" for s in self.sources if s.pattern]
         return re.compile(rf"(?:{'|'.join([*names, *patterns]) or '(?!)'})\Z")
 
