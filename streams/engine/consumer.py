@@ -100,6 +100,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             max_records=FETCH_BATCHES,
         )
 
+    async def attend(self) -> None:
+        """Tell aiokafka that the application lives. Raises KafkaError: what its coordinator cannot go on after."""
+        await self.call_thread(self._attend, self._ensure_consumer())
+
+    async def _attend(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
+        with consumer._subscription.fetch_context():
+            consumer._coordinator.check_errors()
+
     async def commit_plain(self, offsets: dict[TP, Position]) -> None:
         """Commit offsets without a transaction (exactly_once off)."""
         await self.call_thread(
@@ -284,7 +292,6 @@ class Consumer(driver.Consumer):
     async def _drain_messages(self, fetcher: Any) -> None:
         """Read batches into the partitions' buffers, for as long as they have room (back-pressure)."""
         while not (self.should_stop or fetcher.should_stop):
-            self._check_lost()
             wanted = self._wanted()
             if not wanted or not self.flow_active:
                 await asyncio.sleep(0.01)
@@ -325,6 +332,24 @@ class Consumer(driver.Consumer):
                 part.add(batches, now)
                 if part.position.plan or part.ready(now):
                     self.cycle.wake.set()
+
+    @Service.task
+    async def _keep_place(self) -> None:
+        """Stay in the group also while nothing is fetched.
+
+        A consumer that fetches nothing for the rebalance timeout is dead to aiokafka: it leaves the group and does not
+        join again before it fetches. But all buffers may be full (T21), an assignment being loaded, or empty.
+        """
+        settings = self.app.settings
+        while not self.should_stop:
+            await self.sleep(min(settings.heartbeat_interval, settings.rebalance_timeout / 4))
+            self._check_lost()
+            try:
+                if self._thread._consumer is not None:
+                    await self._thread.attend()
+            except aiokafka.errors.KafkaError as exc:
+                if not self.app.should_stop:
+                    self._fail(exc)
 
     def _check_lost(self) -> None:
         settings = self.app.settings
