@@ -43,10 +43,11 @@ def unstable_offsets() -> None:
     """Rule 4a away: the offset is taken as it stands while a predecessor's transaction is still open over it."""
 
     def stale(self: Cluster, group: str, tps: Iterable[TP], *_: Any) -> dict[TP, tuple[int, str]]:
-        request = ck.ConsumerGroupTopicPartitions(group, [ck.TopicPartition(*tp) for tp in tps])
-        answer = self.admin.list_consumer_group_offsets([request], require_stable=False)[group].result(30)
+        reader = ck.Consumer({**self.config, "group.id": group, "isolation.level": "read_uncommitted"})
+        answer = reader.committed([ck.TopicPartition(*tp) for tp in tps], 30)
+        reader.close()
         print(READ, file=sys.__stdout__, flush=True)
-        return {TP(t.topic, t.partition): (t.offset, t.metadata or "") for t in answer.topic_partitions}
+        return {TP(t.topic, t.partition): (t.offset, t.metadata or "") for t in answer}
 
     Cluster.stable_offsets = stale  # type: ignore[method-assign]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from millstream import failpoints
@@ -39,10 +40,11 @@ def of_job() -> list[str]:
     return sorted(name for name in declared() if name.startswith(("parquet.", "clickhouse.")))
 
 
-def tell_full_transactions() -> None:
+def tell_full_transactions(before: Callable[[str], None] = lambda _name: None) -> None:
     """In a worker: `txn.begun+outputs` and the like are reached by transactions that carry records.
 
     The first transaction of a life is one that only plans; a worker that dies in that one never comes to the others.
+    `before` is called with the name first.
     """
     from streams.engine import transaction
 
@@ -56,6 +58,7 @@ def tell_full_transactions() -> None:
     def reach(name: str) -> None:
         failpoints.failpoint(name)
         if full:
+            before(name + FULL)
             failpoints.failpoint(name + FULL)
 
     transaction.TransactionalProducer.commit = noting  # type: ignore[method-assign]

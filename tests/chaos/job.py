@@ -116,3 +116,4 @@ class JobScenario:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.fleet.__exit__(kind, error, tb)
+        self.group.close()

