@@ -21,7 +21,7 @@ from millstream.cluster import TP, Cluster, client_config, new_topic
 from millstream.errors import ConfigError
 from millstream.logs import configure, get_logger, logging_config
 from millstream.settings import Settings
-from schemas.codecs import Codec, Rejected, make_codec
+from schemas.codecs import Codec, make_codec
 from schemas.names import dlq_topic
 from sinks.base import Sink
 from streams.engine.agents import Agent, ChunkTopic
@@ -54,8 +54,7 @@ class EventTopic(faust.Topic):
         if not isinstance(message, EventMessage):
             await super().on_value_decode_error(exc, message)
             return
-        record = next(r for r in message.chunk.records if r.offset == message.offset)
-        message.chunk.rejected.append(Rejected(record, f"{type(exc).__name__}: {exc}"))
+        message.chunk.reject(message.offset, f"{type(exc).__name__}: {exc}")
 
 
 class App(faust.App):
@@ -69,7 +68,7 @@ class App(faust.App):
         self.kafka_config = client_config(settings)
         servers = self.kafka_config["bootstrap.servers"]
         self._topology: Topology | None = None
-        self._sinks: list[Sinks] = []
+        self.sink_groups: list[Sinks] = []
         self._declared: list[tuple[str, int]] = []
         self._seen_topics: set[str] = set()
         self._slot: SlotLock | None = None
@@ -162,7 +161,7 @@ class App(faust.App):
     def sinks(self, *sinks: Sink, retry_timeout: float | None = None) -> Sinks:
         """Sinks that a stream writes to; opened and closed with the worker."""
         group = Sinks(sinks, retry_timeout if retry_timeout is not None else self.settings.sink_retry_timeout)
-        self._sinks.append(group)
+        self.sink_groups.append(group)
         return group
 
     # ------------------------------------------------------------------ for the engine
@@ -294,7 +293,7 @@ class App(faust.App):
             await asyncio.to_thread(lambda: self.cluster.create(self.declarations()))
             for prepare in self.before_start:
                 await prepare()
-            for group in self._sinks:
+            for group in self.sink_groups:
                 await group.open()
         except Exception as exc:  # noqa: BLE001 - said once, plainly, instead of Faust's traceback of tasks
             die(exc)
@@ -310,7 +309,7 @@ class App(faust.App):
             end_within(bound * 2 + 10, "the orderly stop")
             await consumer.drain(bound)
         await super()._stop_consumer()
-        for group in self._sinks:
+        for group in self.sink_groups:
             await group.close()
         if self._slot is not None:
             self._slot.release()
