@@ -8,6 +8,7 @@ epoch before the next begin (hole j).
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -153,8 +154,19 @@ def produce_all(producer: ck.Producer, txn: Transaction, timeout: float) -> None
             for key, value in log.changes:
                 yield log.topic, value, key, log.partition, note
 
+    deadline = time.monotonic() + timeout
     for record in records():
-        producer.produce(*record)
+        while True:
+            try:
+                producer.produce(*record)
+            except BufferError:  # the queue is full: wait until some of it is in the log
+                producer.poll(0.1)
+                if time.monotonic() > deadline:
+                    raise UndecidedTransactionError(
+                        f"records of the transaction did not get into the log: {sent} were queued within {timeout} s"
+                    ) from None
+            else:
+                break
         sent += 1
         if sent % 4096 == 0:
             producer.poll(0)
