@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -16,6 +18,7 @@ from schemas.codecs import Rejected
 from tables.scope import Changes, OutsideChunkError
 
 Headers = Sequence[tuple[str, bytes]]
+_offset = attrgetter("offset")
 
 
 class Output(NamedTuple):
@@ -80,10 +83,10 @@ class Chunk:
 
     def reject(self, offset: int, reason: str) -> None:
         """Send the record at this offset to the dead-letter topic, in the chunk's transaction (original bytes)."""
-        record = next((r for r in self.records if r.offset == offset), None)
-        if record is None:
+        at = bisect_left(self.records, offset, key=_offset)
+        if at == len(self.records) or self.records[at].offset != offset:
             raise ValueError(f"offset {offset} is not in chunk {self.id}")
-        self.rejected.append(Rejected(record, reason))
+        self.rejected.append(Rejected(self.records[at], reason))
 
     def emit(self, output: Output) -> None:
         """Add an output record to the chunk's transaction."""
