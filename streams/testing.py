@@ -125,6 +125,9 @@ class TopologyTest:
         self._next[tp] = first + len(found)
         cut = Cut(first, first + len(found) - 1, 0, LogRecords.of(found), False, sum(len(v or b"") for _, v in pairs))
         outcome = await self._run(task, tp, cut, replayed=False)
+        for held in outcome.sunk:  # as if the crash came before the write: what is written again is compared
+            for sink in self.sinks:
+                sink.chunks.pop(str(held.id), None)
         again = await self._run(task, tp, cut, replayed=True)
         if (difference := _difference(outcome, again)) is not None:
             raise ReplayDiffersError(
@@ -188,6 +191,8 @@ def _difference(a: Outcome, b: Outcome) -> str | None:
     for name in ("outputs", "dead_letters", "changes"):
         if getattr(a, name) != getattr(b, name):
             return name.replace("_", " ")
+    if [c.records for c in a.sunk] != [c.records for c in b.sunk]:
+        return "rows for a sink"
     return None
 
 

@@ -94,6 +94,20 @@ async def test_an_agent_that_replays_otherwise_is_told_so(tmp_path: Any) -> None
             await kit.send("in", [{"k": "a", "n": 1}])
 
 
+async def test_rows_that_reach_a_sink_must_be_the_same_too(tmp_path: Any) -> None:  # rule 13
+    app = App(Settings(app_id="drift", data_dir=tmp_path))
+    sink, draw = app.sinks(MemorySink("files")), itertools.count()
+
+    @app.agent(app.chunk_topic("in", schema=SCHEMA, partitions=1))
+    async def drift(chunks: Any) -> None:
+        async for chunk in chunks:
+            await sink.write(chunk, chunk.table.set_column(1, "n", pa.array([next(draw)] * chunk.rows)))
+
+    async with TopologyTest(app) as kit:
+        with pytest.raises(ReplayDiffersError, match="other rows for a sink"):
+            await kit.send("in", [{"k": "a", "n": 1}])
+
+
 async def test_what_an_agent_raises_comes_out_and_nothing_is_committed(tmp_path: Any) -> None:  # T1
     app = App(Settings(app_id="bad", data_dir=tmp_path))
     topic, table = app.chunk_topic("in", schema=SCHEMA, partitions=1), app.Table("t", default=int)
