@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import confluent_kafka as ck
 from confluent_kafka.admin import OffsetSpec
@@ -16,12 +17,17 @@ RECORDS = 20_000
 
 
 def read_to_end(
-    cluster: Cluster, starts: Mapping[TP, int], ends: Mapping[TP, int] | None = None
+    cluster: Cluster,
+    starts: Mapping[TP, int],
+    ends: Mapping[TP, int] | None = None,
+    alive: Callable[[], bool] = lambda: True,
+    patience: float = 90.0,
 ) -> Iterator[tuple[TP, list[ck.Message], int]]:
     """(partition, records, next offset) until every partition's position has reached its end.
 
     The next offset counts control records and those of aborted transactions too. Without `ends`, the log ends as of
-    now, an open transaction's records included: the generator then waits until that transaction is decided.
+    now, an open transaction's records included: the generator then waits until that transaction is decided. It ends
+    early once `alive` is false. Raises BrokerError if nothing more could be read for `patience` seconds.
     """
     ends = cluster.offsets(starts, OffsetSpec.latest()) if ends is None else ends
     left = {tp: ends[tp] for tp, start in starts.items() if start < ends[tp]}
@@ -42,9 +48,17 @@ def read_to_end(
     )
     try:
         consumer.assign([ck.TopicPartition(*tp, starts[tp]) for tp in left])
-        while left:
+        last = time.monotonic()
+        while left and alive():
             found: dict[TP, list[ck.Message]] = defaultdict(list)
             position: dict[TP, int] = {}
+            if time.monotonic() - last > patience:
+                raise BrokerError(
+                    f"nothing more could be read of {', '.join(f'{tp.topic}-{tp.partition}' for tp in sorted(left))} "
+                    f"for {patience:.0f} s, and their ends were not reached: the broker does not answer, or a "
+                    "transaction over them is open that its producer neither ends nor is fenced in. Find it with "
+                    "`kafka-transactions.sh find-hanging`"
+                )
             for message in consumer.consume(RECORDS, 0.2):
                 tp = TP(message.topic() or "", message.partition() or 0)
                 error = message.error()
@@ -61,5 +75,7 @@ def read_to_end(
                 yield tp, records, reached
                 if reached >= ends[tp]:
                     left.pop(tp, None)
+            if found:
+                last = time.monotonic()
     finally:
         consumer.close()

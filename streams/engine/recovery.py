@@ -166,7 +166,7 @@ class Recovery:
                 store.wipe_partition(tp.partition)
                 at = None
             starts[tp] = at.next_offset if at else first[tp]
-        for tp, messages, position in read_to_end(self._cluster, starts, ends):
+        for tp, messages, position in read_to_end(self._cluster, starts, ends, alive, self._stability_timeout):
             if not alive():
                 return
             changes = {m.key() or b"": m.value() for m in messages}  # the last change of a key wins
