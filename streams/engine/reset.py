@@ -20,6 +20,8 @@ from streams.engine.plan import Position
 from streams.engine.registry import Entry, Registry
 
 T = TypeVar("T")
+UNFINISHED = "millstream reset was not finished: run it again"
+"""Metadata of the offsets while a reset is under way; no worker accepts it (ForeignOffsetError shows it)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +57,36 @@ class Resetter:
         return Reset(positions, sorted(self._cluster.topics(changelogs)))
 
     def run(self, reset: Reset, wait: float = 10.0) -> None:
-        """Carry it out: changelogs, registry, offsets, in this order, so that it can be run again after a crash.
+        """Carry it out. Until its last step no worker starts on these topics, so a crash leaves nothing half reset:
+        run it again.
 
         Raises ConfigError while the group has members.
         """
         self._need_empty_group(wait)
+        self._commit({tp: (p.offset, UNFINISHED) for tp, p in reset.positions.items()})
         for name, future in (self._cluster.admin.delete_topics(reset.changelogs) if reset.changelogs else {}).items():
             _result(f"delete changelog {name!r}", future.result)
+        self._register(reset.positions)
+        self._commit({tp: (p.offset, p.metadata) for tp, p in reset.positions.items()})
+
+    def _register(self, positions: dict[TP, Position]) -> None:
         producer = ck.Producer({**self._cluster.config, "enable.idempotence": True, "partitioner": "murmur2_random"})
-        for tp, position in reset.positions.items():
+        failed: list[str] = []
+
+        def delivered(error: ck.KafkaError | None, _message: ck.Message) -> None:
+            if error is not None:
+                failed.append(error.str())
+
+        for tp, position in positions.items():
             out = self._registry.output(position.topic_id, Entry(tp.topic, tp.partition, position.epoch))
-            producer.produce(out.topic, out.value, out.key, out.partition)
-        if producer.flush(30):
-            raise BrokerError(f"cannot write to {self._registry.topic!r}: the broker does not answer")
+            producer.produce(out.topic, out.value, out.key, out.partition, delivered)
+        if producer.flush(30) or failed:
+            why = failed[0] if failed else "the broker does not answer"
+            raise BrokerError(f"cannot write to {self._registry.topic!r}: {why}. Run `millstream reset` again")
+
+    def _commit(self, positions: dict[TP, tuple[int, str]]) -> None:
         consumer = ck.Consumer({**self._cluster.config, "group.id": self._group, "enable.auto.commit": False})
-        offsets = [ck.TopicPartition(*tp, p.offset, metadata=p.metadata) for tp, p in reset.positions.items()]
+        offsets = [ck.TopicPartition(*tp, offset, metadata=text) for tp, (offset, text) in positions.items()]
         try:
             _result("commit the positions", lambda: consumer.commit(offsets=offsets, asynchronous=False))
         finally:
