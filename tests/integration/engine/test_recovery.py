@@ -11,8 +11,8 @@ import confluent_kafka as ck
 import pyarrow as pa
 import pytest
 from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]
-from millstream.cluster import TP
 
+from millstream.cluster import TP
 from millstream.errors import ConfigError
 from millstream.settings import Settings
 from streams.engine.app import App
