@@ -46,6 +46,13 @@ class StuckThreadError(MillstreamError):
 class RebalanceListener(driver.ConsumerRebalanceListener):
     """Runs in the consumer thread, the only place where generation and member id belong together for sure."""
 
+    def on_partitions_revoked(self, revoked: Iterable[Any]) -> Any:
+        """Note whether we are still a member (a rebalance), or were expelled."""
+        coordinator = self._thread._consumer._coordinator
+        consumer = self._thread.consumer
+        consumer.expelled = consumer.joined_as != (coordinator.generation, coordinator.member_id)
+        return super().on_partitions_revoked(revoked)
+
     async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
         """Note who we are in this generation, then go on as Faust does."""
         coordinator = self._thread._consumer._coordinator
@@ -127,6 +134,9 @@ class Consumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         settings = self.app.settings
         self.joined_as: tuple[int, str] = (-1, "")
+        self.expelled = False
+        self._kept: dict[TP, Position] = {}
+        """Open plans that the last rebalance took from this worker while it was a member."""
         self._loaded_epoch = -1
         self._load_lock = asyncio.Lock()
         self._fetch_lock = asyncio.Lock()
@@ -159,6 +169,10 @@ class Consumer(driver.Consumer):
     # ------------------------------------------------------------------ membership
     async def on_partitions_revoked(self, revoked: set[Any]) -> None:
         """Nothing of ours may be under way when we rejoin (hole l)."""
+        if self.expelled:
+            self._kept = {}
+        elif self._loaded_epoch == self.cycle.epoch:
+            self._kept = {tp: part.position for tp, part in self._parts.items() if part.position.plan}
         await self._void()
         await super().on_partitions_revoked(revoked)
 
@@ -212,6 +226,8 @@ class Consumer(driver.Consumer):
                 loaded = await self._load(assigned, epoch)
                 if epoch != self.cycle.epoch:
                     return
+                for tp, position in loaded.positions.items():
+                    loaded.positions[tp] = position.unless_kept(self._kept.get(tp))
                 if not await self._commit_first(loaded, member):
                     return
                 self._loaded_epoch = epoch

@@ -55,6 +55,15 @@ class Position:
         p = self.plan
         return f"{head}|{p.first}|{p.last}|{p.count}|{p.crc}|{p.attempt}|{p.replays}" if p else head
 
+    def unless_kept(self, kept: Position | None) -> Position:
+        """This position as it was loaded, or `kept` if the plan was this process's own before and nobody's since.
+
+        A rebalance that a worker lives through says nothing against its chunk: it is no replay (hole i).
+        """
+        if kept is not None and kept.plan is not None and replace(kept, plan=kept.plan.replayed()) == self:
+            return kept
+        return self
+
     @classmethod
     def parse(cls, offset: int, metadata: str | None) -> Position:
         """The position behind a group offset. Raises ForeignOffsetError."""

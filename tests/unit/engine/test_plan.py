@@ -82,3 +82,14 @@ def test_raising_the_attempt_and_counting_a_replay_leave_the_range_alone() -> No
     plan = Plan(5, 9, 5, 77)
     assert plan.raised() == Plan(5, 9, 5, 77, attempt=1)
     assert plan.raised().replayed().replayed() == Plan(5, 9, 5, 77, attempt=1, replays=2)
+
+
+def test_a_plan_that_its_own_worker_meets_again_after_a_rebalance_is_not_counted() -> None:  # hole i
+    kept = Position(5, "topic-id", 1, Plan(5, 9, 5, 77, attempt=1, replays=2))
+    met = Position(5, "topic-id", 1, Plan(5, 9, 5, 77, attempt=1, replays=3))
+    assert met.unless_kept(kept) == kept
+    taken_up_by_another_since = Position(5, "topic-id", 1, Plan(5, 9, 5, 77, attempt=1, replays=4))
+    for other in (taken_up_by_another_since, Position(10, "topic-id", 1), Position(5, "new-id", 1, met.plan)):
+        assert other.unless_kept(kept) == other
+    assert met.unless_kept(None) == met
+    assert met.unless_kept(Position(5, "topic-id", 1)) == met
