@@ -14,7 +14,7 @@ from confluent_kafka.admin import OffsetSpec
 
 from millstream import metrics
 from millstream.cluster import TP, Cluster, TopicInfo
-from millstream.errors import ConfigError, MillstreamError
+from millstream.errors import BrokerError, ConfigError, MillstreamError
 from millstream.failpoints import declare, failpoint
 from millstream.logs import get_logger
 from streams.engine.chunk import Output
@@ -81,7 +81,13 @@ class Recovery:
         offsets = self._cluster.stable_offsets(self._group, tps, self._stability_timeout, alive)
         failpoint(STABLE)
         logs = {TP(t.changelog, tp.partition): t.store for tp in tps for t in tables.get(tp, ())}
-        topics = self._cluster.topics({tp.topic for tp in (*tps, *logs)})
+        names = {tp.topic for tp in (*tps, *logs)}
+        topics = self._cluster.topics(names)
+        if gone := names - topics.keys():
+            raise BrokerError(
+                f"topic {min(gone)!r} was assigned to this worker, and the broker does not know it: it was deleted just "
+                "now, or is so new that not every broker has it yet. Started again, the worker sees what there is"
+            )
         _check_partitions(tps, tables, topics)
         ends = self._cluster.offsets(logs, OffsetSpec.latest())  # uncommitted, and after the positions: rule 4b
         failpoint(ENDS)
