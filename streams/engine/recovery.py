@@ -85,8 +85,8 @@ class Recovery:
         topics = self._cluster.topics(names)
         if gone := names - topics.keys():
             raise BrokerError(
-                f"topic {min(gone)!r} was assigned to this worker, and the broker does not know it: it was deleted just "
-                "now, or is so new that not every broker has it yet. Started again, the worker sees what there is"
+                f"topic {min(gone)!r} was assigned to this worker, and the broker does not know it: it was deleted "
+                "just now, or is so new that not every broker has it yet. Started again, the worker sees what there is"
             )
         _check_partitions(tps, tables, topics)
         ends = self._cluster.offsets(logs, OffsetSpec.latest())  # uncommitted, and after the positions: rule 4b
