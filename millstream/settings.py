@@ -48,6 +48,12 @@ def _name(value: str) -> str:
     return value
 
 
+def _namespace(value: str) -> str:
+    if not re.fullmatch(r"([a-z0-9-]{1,64}\.?)?", value):
+        raise ValueError("may hold at most 64 lower-case letters, digits and '-', and a dot at the end")
+    return value
+
+
 def _not_empty(value: str) -> str:
     if not value:
         raise ValueError("must not be empty")
@@ -133,7 +139,9 @@ class Settings(BaseSettings):
     app_id: Annotated[Name, AfterValidator(_not_empty)] = Field(
         "millstream", description="Consumer group, and prefix of transactional ids and changelog topics."
     )
-    namespace: Name = Field("", description="Prefix of app id and topics, for private one-shots and tests.")
+    namespace: Annotated[str, AfterValidator(_namespace)] = Field(
+        "", description="Prefix of app id and topics, for private one-shots and tests."
+    )
     worker_slot: Annotated[Name, AfterValidator(_not_empty)] = Field(
         default_factory=lambda: re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()) or "worker",
         description="Stable name of this worker: its transactional id. Two live workers must not share one.",
@@ -161,7 +169,9 @@ class Settings(BaseSettings):
         90.0, description="Seconds to wait at assignment for a predecessor's open transaction to be decided (hole j)."
     )
     request_timeout: Seconds = Field(30.0, description="Seconds until one request to the broker counts as failed.")
-    shutdown_timeout: Seconds = Field(30.0, description="Seconds from SIGTERM until the process ends, finished or not.")
+    shutdown_timeout: Seconds = Field(
+        30.0, description="Seconds from SIGTERM for finishing open chunks; what is left is replayed by the next owner."
+    )
 
     # --- Fetching and chunks
     chunk_max_rows: int = Field(50_000, ge=1, le=1_000_000, description="Rows that seal a chunk.")
@@ -193,7 +203,7 @@ class Settings(BaseSettings):
         default=["streams.archive", "streams.batches"], description="Modules with agents, with commas between."
     )
     data_dir: Path = Field(
-        Path("var/data"), description="Tables (RocksDB) and the embedded broker's data. One process."
+        Path("var/data"), description="Tables (RocksDB), one folder per worker slot, and the embedded broker's data."
     )
 
     # --- Sinks

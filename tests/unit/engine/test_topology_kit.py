@@ -129,3 +129,19 @@ async def test_a_topic_nobody_reads_and_an_empty_chunk_are_refused(kit: Topology
         await kit.send("nope", [{"k": "a", "n": 1}])
     with pytest.raises(ConfigError, match="at least one record"):
         await kit.send("in", [])
+
+
+async def test_an_ordinary_agent_is_tested_as_in_faust(tmp_path: Any) -> None:
+    app = App(Settings(app_id="plain", data_dir=tmp_path))
+    seen: list[int] = []
+
+    @app.agent(app.topic("numbers", value_type=int))
+    async def double(numbers: Any) -> Any:
+        async for number in numbers:
+            seen.append(number)
+            yield number * 2
+
+    async with double.test_context() as agent:
+        event = await agent.put(21)
+        assert agent.results[event.message.offset] == 42
+    assert seen == [21]
