@@ -87,7 +87,7 @@ def changelog_records(keys: int) -> Iterable[tuple[int, bytes | None, bytes]]:
 def create(servers: str, topic: str, partitions: int = PARTITIONS, **config: str) -> None:
     """Create a topic."""
     new = NewTopic(topic, partitions, 1, config={"max.message.bytes": "16777216", **config})
-    admin = AdminClient({"bootstrap.servers": servers})
+    admin = AdminClient({"bootstrap.servers": servers, "log_level": 2})
     admin.create_topics([new])[topic].result(30)
 
 

@@ -62,7 +62,7 @@ def tables(rows: list[Row]) -> str:
         wall, rss = median(r.per_second for r in row.results), max(r.rss for r in row.results)
         spread = f"**{_k(median(per_cpu))}** ({_k(min(per_cpu))}..{_k(max(per_cpu))})"
         cells = [row.name, f"{row.results[0].rows:,}", spread, f"{median(per_cpu) / base:.2f}", _k(wall)]
-        text.append(f"| {' | '.join(cells)} | {rss >> 20} MiB |")
+        text.append(f"| {' | '.join(cells)} | {f'{rss >> 20} MiB' if rss else 'not measured'} |")
         if parts := row.results[-1].processes:
             told = "; ".join(f"{n} {p['cpu']:.1f} CPU-s, {p['rss'] >> 20} MiB" for n, p in parts.items())
             text.append(f"| ↳ {told} | | | | | |")

@@ -1,4 +1,4 @@
-"""Runs the benchmarks and writes bench/results/<date>.json and the table in docs/benchmarks.md.
+"""Runs the benchmarks and writes bench/results/<time>.json and the table in docs/benchmarks.md.
 
     python -m bench.run [--records N] [--rounds R] [--only json,arrow,table,restore,job] [--no-docs]
 
@@ -212,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
         "failed": failed,
         "rows": [{"group": r.group, "name": r.name, "results": [asdict(x) for x in r.results]} for r in bench.rows],
     }
-    out = ROOT / "bench" / "results" / f"{now:%Y-%m-%d}.json"
+    out = ROOT / "bench" / "results" / f"{now:%Y-%m-%dT%H%M}.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(found, indent=1) + "\n")
     print(f"written: {out}")

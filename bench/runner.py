@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from bench.data import expected_offsets
+from bench.tree import Tree
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 600.0
@@ -61,7 +62,6 @@ class Ended:
 
     code: int
     cpu: float
-    rss: int
 
 
 class Process:
@@ -85,9 +85,8 @@ class Process:
         if self.ended is None:
             pid, status, usage = os.wait4(self._popen.pid, os.WNOHANG)
             if pid:
-                self.ended = Ended(
-                    os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
-                )
+                # Not its ru_maxrss: that begins at what this process had when it forked.
+                self.ended = Ended(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime)
                 self._popen.returncode = self.ended.code
         return self.ended
 
@@ -167,18 +166,21 @@ def run(contender: Contender, servers: str, directory: Path) -> Result:
         **(contender.env or {}),
     }
     process = Process(contender.command, env, directory / "log")
+    tree = Tree(process.pid)
     try:
         deadline = time.monotonic() + TIMEOUT
         while not result.exists():
+            tree.look()
             if (ended := process.poll()) is not None and not result.exists():
                 raise ContenderError(f"{contender.name} ended with {ended.code}:\n{process.tail()}")
             if time.monotonic() > deadline:
                 raise ContenderError(f"{contender.name}: no result after {TIMEOUT:g} s:\n{process.tail()}")
-            time.sleep(0.01)
+            time.sleep(0.02)
+        tree.look()
     finally:
-        ended = process.stop()
+        process.stop()
     found = json.loads(result.read_text())
-    return Result(found["rows"], found["wall"], found["cpu"], ended.rss)
+    return Result(found["rows"], found["wall"], found["cpu"], max(u.rss for u in tree.seen.values()))
 
 
 def check_offsets(servers: str, topic: str, sink: Path, message_rows: int = 1) -> None:
