@@ -25,6 +25,9 @@ SESSION, TRANSACTION = 4.0, 5.0
 PATIENCE = 120.0
 """Seconds until a state that must come counts as never coming; the machine may be busy."""
 
+QUICK = {"SESSION_TIMEOUT": "2.5", "HEARTBEAT_INTERVAL": "0.8"}
+"""Where workers only die: nobody waits longer than this for the dead."""
+
 SETTINGS = {
     "SESSION_TIMEOUT": f"{SESSION:g}",
     "HEARTBEAT_INTERVAL": "1",

@@ -83,6 +83,10 @@ class JobScenario:
         command = [sys.executable, "-m", "tests.chaos.feed"]
         return self.fleet.run("feeder", command, failpoints, json.dumps(jobs).encode())
 
+    def pending(self) -> int:
+        """Batches that are not to be seen on disk yet."""
+        return sum(not (self.parquet / b["cluster"] / b["slug"]).exists() for b in self.batches)
+
     def published(self) -> bool:
         """All batches so far are visible in both sinks, and nothing is left beside them."""
         names = ("parquet directories", "parquet staging", "clickhouse markers")

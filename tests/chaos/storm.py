@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from tests.chaos.fleet import SESSION, TRANSACTION, Fleet, Worker
 
-ALLOWED = {0, 70, 75, -signal.SIGKILL}
-"""Exit codes a worker may have: an orderly stop, an error nobody may continue past, stuck, killed."""
+ALLOWED = {0, 70, 75, -signal.SIGKILL, -signal.SIGTERM}
+"""Exit codes a worker may have: an orderly stop, an error nobody may continue past, stuck, killed, told to stop before
+it listened to signals."""
 LONGEST_PAUSE = SESSION + TRANSACTION + 6
 
 

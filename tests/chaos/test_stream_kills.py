@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import failpoints
-from tests.chaos.fleet import PATIENCE
+from tests.chaos.fleet import PATIENCE, QUICK
 from tests.chaos.proof import record
 from tests.chaos.scenario import StreamScenario
 from tests.conftest import Unique
@@ -23,7 +23,7 @@ def test_a_stream_is_exact_after_kill_9_at_every_failpoint(
     kafka: str, clickhouse: ClickHouseServer, home: Path, unique: Unique, seed: int
 ) -> None:
     """Each worker dies at the first pass of its failpoint, and its next life is armed with the next one."""
-    with StreamScenario(kafka, home, unique("kills"), seed, clickhouse) as scenario:
+    with StreamScenario(kafka, home, unique("kills"), seed, clickhouse, **QUICK) as scenario:
         fleet = scenario.fleet
         every = failpoints.of_stream()
         fleet.random.shuffle(every)
