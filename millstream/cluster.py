@@ -31,9 +31,13 @@ def client_config(settings: Settings) -> dict[str, Any]:
     return {"bootstrap.servers": settings.bootstrap_servers or "127.0.0.1:9092", "log_level": 2}
 
 
+DEAD_LETTER_BYTES = 64 * 1024
+"""Room for the headers that a dead letter has beyond its record: the largest record must still fit."""
+
+
 def new_topic(settings: Settings, name: str, partitions: int, **config: str) -> NewTopic:
-    """How we declare every topic of ours: it takes the largest message that we produce."""
-    config = {"max.message.bytes": str(int(settings.max_message_bytes)), **config}
+    """How we declare every topic of ours: it takes the largest message that we produce, as a dead letter too."""
+    config = {"max.message.bytes": str(int(settings.max_message_bytes) + DEAD_LETTER_BYTES), **config}
     return NewTopic(name, partitions, settings.topic_replication_factor, config=config)
 
 

@@ -6,6 +6,7 @@ that says so and again after a crash, which the sinks take as success (T31).
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from millstream.errors import BatchRefusedError, RunVoidError
@@ -52,7 +53,9 @@ class Coordinator:
     async def take(self, chunk: Chunk) -> None:
         """Apply the chunk's facts and do what follows from them."""
         touched: dict[str, None] = {}
-        for row in chunk.table.to_pylist():
+        for n, row in enumerate(chunk.table.to_pylist()):
+            if n % 200 == 199:
+                await asyncio.sleep(0)  # a backlog of facts must not hold the event loop
             key, at_ms = row["batch"], row["at_ms"]
             touched[key] = None
             for effect in self._ledger.apply(key, decode_fact(row["fact"]), at_ms):

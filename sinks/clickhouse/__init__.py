@@ -6,8 +6,26 @@ runs on both. No real ClickHouse server was run in our tests, only its engine (c
 HTTP server of ours.
 """
 
-from sinks.clickhouse.config import ClickHouseConfig
-from sinks.clickhouse.schema import schema_ddl
-from sinks.clickhouse.service import ClickHouseBatches, ClickHouseStream
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sinks.clickhouse.config import ClickHouseConfig
+    from sinks.clickhouse.schema import schema_ddl
+    from sinks.clickhouse.service import ClickHouseBatches, ClickHouseStream
+
+_WHERE = {
+    "ClickHouseBatches": "service",
+    "ClickHouseConfig": "config",
+    "ClickHouseStream": "service",
+    "schema_ddl": "schema",
+}
 
 __all__ = ["ClickHouseBatches", "ClickHouseConfig", "ClickHouseStream", "schema_ddl"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded when asked for: the driver and pandas take 40 MiB, and reading a URL needs neither."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

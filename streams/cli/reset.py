@@ -8,7 +8,9 @@ import click
 
 from millstream.broker import check_broker
 from millstream.cluster import TP
+from millstream.errors import ConfigError
 from streams.engine.reset import Resetter
+from streams.engine.topology import Topology
 
 
 @click.command()
@@ -31,6 +33,11 @@ def reset(topics: tuple[str, ...], keep_tables: bool, yes: bool) -> None:
     resetter = Resetter(app.cluster, app.registry, app.conf.id)
     app.cluster.create([app.registry.declaration(app.settings)])
     changelogs = {t.topic for t in app.changelogs_of([TP(topic, 0) for topic in topics])}
+    if changelogs and not keep_tables and (others := _sharing(app.topology, topics)):
+        raise ConfigError(
+            f"a table of {', '.join(topics)} is fed by {', '.join(sorted(others))} too, and would begin empty: reset "
+            "these topics together, or give --keep-tables"
+        )
     planned = resetter.plan(topics, [] if keep_tables else changelogs)
     for tp, position in planned.positions.items():
         click.echo(f"{tp.topic}-{tp.partition}: to offset {position.offset}, epoch {position.epoch}")
@@ -40,3 +47,9 @@ def reset(topics: tuple[str, ...], keep_tables: bool, yes: bool) -> None:
         click.confirm("Go on?", abort=True)
     resetter.run(planned)
     click.echo("done; start the workers")
+
+
+def _sharing(topology: Topology, topics: tuple[str, ...]) -> set[str]:
+    """Other topics whose agents change the same tables."""
+    families = {s.family for t in topics if (s := topology.source_of(t)) is not None}
+    return {s.label for s in topology.sources if s.family in families and not any(s.matches(t) for t in topics)}

@@ -49,10 +49,13 @@ class Chunk:
         replayed: bool = False,
         control: bool = False,
         tables: frozenset[str] = frozenset(),
+        nbytes: int = 0,
     ) -> None:
         self.id = id
         self.records = records
         self.replayed = replayed
+        self.nbytes = nbytes
+        """Decoded bytes of the records, for the worker's budget."""
         self.control = records[0] if control else None
         self.table: pa.Table = pa.table({})
         self.rejected: list[Rejected] = []

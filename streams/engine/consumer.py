@@ -19,7 +19,7 @@ from faust.transport.drivers import aiokafka as driver
 from mode import Service
 
 from millstream import metrics
-from millstream.cluster import TP
+from millstream.cluster import DEAD_LETTER_BYTES, TP
 from millstream.errors import MillstreamError
 from millstream.logs import get_logger
 from streams.engine import fetch
@@ -195,9 +195,11 @@ class Consumer(driver.Consumer):
         async with self.cycle.lock:
             pass  # a running commit ends, and reaches RocksDB
         bound = self.app.settings.rebalance_timeout * 0.8
+        deadline = time.monotonic() + bound
         if running:
             await asyncio.wait(running, timeout=bound)
-        idle = await asyncio.get_running_loop().run_in_executor(self._commit_thread, self._workers.wait_idle, bound)
+        left = max(0.1, deadline - time.monotonic())
+        idle = await asyncio.get_running_loop().run_in_executor(self._commit_thread, self._workers.wait_idle, left)
         if not idle or any(not t.done() for t in running):
             die(
                 StuckThreadError(f"a sink or decoder did not end within {bound:.0f} s of losing its partition"),
@@ -297,7 +299,10 @@ class Consumer(driver.Consumer):
             return AtLeastOnceProducer(self.app.kafka_config, self._commit_plain, settings.request_timeout)
         name = f"{self.app.conf.id}-{settings.worker_slot}"
         return TransactionalProducer(
-            self.app.kafka_config, name, settings.transaction_timeout, int(settings.max_message_bytes)
+            self.app.kafka_config,
+            name,
+            settings.transaction_timeout,
+            int(settings.max_message_bytes) + DEAD_LETTER_BYTES,
         )
 
     def _commit_plain(self, offsets: dict[TP, Position]) -> None:
@@ -331,13 +336,14 @@ class Consumer(driver.Consumer):
 
     def _wanted(self) -> set[Any]:
         budget = self.app.settings.buffer_max_bytes
-        buffered = sum(p.buffered_bytes for p in self._parts.values())
+        # Open chunks count: while a sink is down every partition holds one.
+        buffered = sum(p.buffered_bytes for p in self._parts.values()) + self.cycle.open_bytes
         metrics.BUFFERED_BYTES.set(buffered)
         return {
             driver._TopicPartition(*tp)
             for tp, p in self._parts.items()
-            # A partition with an open plan must get its range, whatever the others hold.
-            if p.wants_more and (buffered < budget or p.position.plan or not p.buffered_records)
+            # A planned range that is not open yet must be read, whatever the others hold: its chunk is the next one.
+            if p.wants_more and (buffered < budget or p.position.plan)
         }
 
     def _add(self, found: dict[Any, list[Any]]) -> None:

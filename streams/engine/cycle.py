@@ -118,6 +118,11 @@ class CommitCycle:
         """Chunks that are planned and not committed."""
         return sum(1 for t in self.tasks.values() if t.open is not None)
 
+    @property
+    def open_bytes(self) -> int:
+        """Decoded bytes of the open chunks' records."""
+        return sum(t.open[1].nbytes for t in self.tasks.values() if t.open is not None)
+
     # ------------------------------------------------------------------ rounds
     async def run(self) -> None:
         """Round after round, until cancelled. Any error ends the worker."""

@@ -10,12 +10,14 @@ from streams.engine.chunk import Chunk, Output
 HEADER = "millstream.dlq."
 """Prefix of the headers we add; the original ones stay as they are."""
 
+REASON_CHARS = 2000
+
 
 def dead_letter(chunk: Chunk, rejected: Rejected) -> Output:
     """The record for the dead-letter topic."""
     record = rejected.record
     added = {
-        "reason": rejected.reason,
+        "reason": rejected.reason[:REASON_CHARS],
         "topic": chunk.topic,
         "partition": str(chunk.partition),
         "offset": str(record.offset),

@@ -106,6 +106,7 @@ class Task:
             replayed=replayed,
             control=cut.control,
             tables=frozenset(source.tables),
+            nbytes=cut.nbytes,
         )
         self.open = tp, chunk
 
