@@ -152,7 +152,11 @@ def finalize_batch(staging: Staging, runs: Runs) -> None:
         try:
             staging.check_owner()
             remove_leftovers(staging.working, known)
-            _check_files(staging.working, runs)
+            try:
+                _check_files(staging.working, runs)
+            except IdentityMismatchError:
+                _check_valid(staging, runs)  # the file may be a later run's, which voided this one
+                raise
             _check_valid(staging, runs)
             failpoint(BEFORE_PUBLISH)
             log.info("parquet_batch_dir_renaming", description="publishing the batch", **tell, instances=len(runs))
