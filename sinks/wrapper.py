@@ -144,10 +144,9 @@ class SinkGroup:
         return counts
 
     async def finalize_batch(self, batch: Batch, runs: dict[str, tuple[Run, InstanceRange]]) -> None:
-        """Publish the batch in every sink."""
-        await self._each(
-            self._batch_sinks, lambda s: self._verb(s, "finalize_batch", batch, lambda: s.finalize_batch(batch, runs))
-        )
+        """Publish the batch in every sink, one after the other: what one refuses, those behind it never show."""
+        for sink in self._batch_sinks:
+            await self._verb(sink, "finalize_batch", batch, partial(sink.finalize_batch, batch, runs))
 
     async def abort_run(self, run: Run) -> None:
         """The run is void in every sink."""
