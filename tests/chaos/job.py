@@ -78,6 +78,13 @@ class JobScenario:
         self._expected.write_text(json.dumps(self.batches))
         return jobs
 
+    def rewrite(self, job: dict[str, Any]) -> None:
+        """Other keys in the file of the last batch's job, to be fed as a new run."""
+        rows = write_rdb(Path(job["path"]), self._keys[job["instance"]], self._random)
+        self.batches[-1]["instances"][job["instance"]] = rows
+        self._expected.write_text(json.dumps(self.batches))
+        job["new_run"] = True
+
     def feed(self, jobs: list[dict[str, Any]], failpoints: str = "") -> Worker:
         """Start a feeder."""
         command = [sys.executable, "-m", "tests.chaos.feed"]
