@@ -200,7 +200,8 @@ class EmbeddedBroker:
         return str(path)
 
     def _format(self, command: str, jars: str, config: str) -> None:
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # A letter first: the tool takes an id that begins with "-", one in 64, for an option.
+        cluster = "M" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
         arguments = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", config]
         done = subprocess.run(
             [command, *_JVM, *_logging(), "-cp", jars, *arguments], capture_output=True, text=True, check=False
