@@ -193,7 +193,7 @@ def check_offsets(servers: str, topic: str, sink: Path, message_rows: int = 1) -
             partitions, offsets = (table[c].to_numpy() for c in ("_partition", "_offset"))
             for p in np.unique(partitions).tolist():
                 found.setdefault(p, []).append(offsets[partitions == p])
-        else:  # ParquetStream: <dir>/<topic>/<partition>/<chunk id>.parquet
+        else:  # ParquetStream: <dir>/<topic>/<partition>/chunk-<chunk id>.parquet
             found.setdefault(int(path.parent.name), []).append(file.read(["_offset"])["_offset"].to_numpy())
     for p, wanted in expected_offsets(servers, topic).items():
         given = np.sort(np.concatenate(found.get(p, [np.empty(0, np.int64)])))

@@ -74,7 +74,7 @@ def ensure_dir(path: Path) -> None:
 
 def unique(directory: Path, stem: str) -> Path:
     """A path for a temporary file that no other process and no earlier try uses."""
-    return directory / f"{stem}.{uuid.uuid4().hex}.tmp"
+    return directory / f".{stem}.{uuid.uuid4().hex}.tmp"
 
 
 @contextmanager

@@ -24,7 +24,7 @@ log = get_logger(__name__)
 
 
 class ParquetStream:
-    """Each chunk one file: `<dir>/<topic>/<partition>/<chunk id>.parquet`, visible at once."""
+    """Each chunk one file: `<dir>/<topic>/<partition>/chunk-<chunk id>.parquet`, visible at once."""
 
     name = "parquet"
 
@@ -51,7 +51,8 @@ class ParquetStream:
         topic = chunk.id.topic
         if topic in {"", ".", ".."} or "/" in topic or "\0" in topic:
             raise SinkError(f"topic {topic!r} cannot be a directory name")
-        return self.config.dir / topic / str(chunk.id.partition) / f"{chunk.id}.parquet"
+        # "chunk-": a topic id may begin with "_", and readers of directories pass over names that do.
+        return self.config.dir / topic / str(chunk.id.partition) / f"chunk-{chunk.id}.parquet"
 
     def _have(self, chunk: Chunk) -> Receipt | None:
         path = self._path(chunk)

@@ -150,6 +150,7 @@ async def test_many_expiries_out_of_range_give_one_warning_per_run(
     place: Place, batches: Batches, caplog: pytest.LogCaptureFixture
 ) -> None:
     # T35
+    caplog.set_level("WARNING")
     sink = await batches(place)
     for n in (1, 2):
         run = a_run(f"i:{n}", n=n)
