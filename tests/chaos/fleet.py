@@ -156,6 +156,20 @@ class Fleet:
         )
         return worker
 
+    def walk(self, names: list[str]) -> bool:
+        """One step of a walk of workers a and b through failpoints; true once each has killed a worker.
+
+        Whoever is dead comes back armed with all that are left. Not with one each: what a worker passes depends on the
+        partitions it is given, and it might wait for ever.
+        """
+        hits = self.hits()
+        left = [n for n in names if n not in hits]
+        for slot in "ab":
+            worker = self.workers.get(slot)
+            if worker is None or worker.code is not None:
+                self.spawn(slot, ",".join(f"{n}=kill" for n in left), wipe=self.random.random() < 0.25)
+        return not left
+
     def run(
         self, slot: str, command: list[str], failpoints: str = "", stdin: bytes = b"", **settings: object
     ) -> Worker:

@@ -26,21 +26,11 @@ def test_batches_are_published_exactly_after_kill_9_at_every_failpoint(
     with JobScenario(kafka, home, unique("job"), seed, clickhouse, **QUICK) as job:
         fleet = job.fleet
         workers, feeders = failpoints.of_job(), failpoints.of_feeder()
-        fleet.random.shuffle(workers)
         workers.remove("clickhouse.schema.created")
         assert fleet.spawn("a", "clickhouse.schema.created=kill").wait() == -signal.SIGKILL
-        todo, to_feed = deque(workers), deque(feeders)
+        to_feed = deque(feeders)
         feeder: Worker | None = None
         jobs: list[dict[str, object]] = []
-
-        def workers_go_on() -> bool:
-            for slot in "ab":
-                worker = fleet.workers.get(slot)
-                if worker is None or worker.code is not None:
-                    if worker is not None and worker.code != -signal.SIGKILL:
-                        todo.append(worker.failpoints.partition("=")[0])
-                    fleet.spawn(slot, f"{todo.popleft()}=kill" if todo else "", wipe=fleet.random.random() < 0.25)
-            return not todo and fleet.hits().keys() >= set(workers)
 
         def feeders_go_on() -> bool:
             nonlocal feeder, jobs
@@ -58,7 +48,7 @@ def test_batches_are_published_exactly_after_kill_9_at_every_failpoint(
             return not to_feed
 
         def all_hit() -> bool:
-            fed, hit = feeders_go_on(), workers_go_on()
+            fed, hit = feeders_go_on(), fleet.walk(workers)
             return fed and hit
 
         wait_until(all_hit, PATIENCE + 20 * len(workers), "a death at every failpoint", every=0.1)
