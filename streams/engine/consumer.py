@@ -311,6 +311,14 @@ class Consumer(driver.Consumer):
 
     # ------------------------------------------------------------------ reading
     async def _drain_messages(self, fetcher: Any) -> None:
+        """What Faust's fetcher runs. Its own end is no crash: during a rebalance Faust would make one of it (T22)."""
+        try:
+            await self._read(fetcher)
+        except asyncio.CancelledError:
+            if not fetcher.should_stop:
+                raise
+
+    async def _read(self, fetcher: Any) -> None:
         """Read batches into the partitions' buffers, for as long as they have room (back-pressure)."""
         while not (self.should_stop or fetcher.should_stop):
             wanted = self._wanted()
