@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any
 
@@ -96,8 +95,3 @@ class Agent(FaustAgent):
         else:
             await result
         raise AgentEndedError(f"agent {self.name!r} returned; it has to iterate over its chunks for ever")
-
-
-def compile_pattern(pattern: str | re.Pattern[str] | None) -> re.Pattern[str] | None:
-    """A topic pattern as given to `App.chunk_topic`."""
-    return re.compile(pattern) if isinstance(pattern, str) else pattern
