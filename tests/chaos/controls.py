@@ -14,7 +14,7 @@ import confluent_kafka as ck
 from confluent_kafka.admin import OffsetSpec
 
 from millstream.cluster import TP, Cluster
-from streams.engine import consumer, cycle, recovery
+from streams.engine import cycle, loading, recovery
 
 READ = "control: read too early"
 """Said on stdout by controls that read offsets or ends while a transaction is open."""
@@ -36,7 +36,7 @@ def no_generation() -> None:
     def unfenced(group: str, _generation: int, _member: str) -> bytes:
         return b"CGMDv2:" + struct.pack("<i", -1) + group.encode() + b"\0\0\x01"
 
-    consumer.group_metadata = unfenced  # type: ignore[attr-defined]
+    loading.group_metadata = unfenced  # type: ignore[attr-defined]
 
 
 def unstable_offsets() -> None:

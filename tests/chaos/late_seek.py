@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from streams.engine.consumer import ConsumerThread
+from streams.engine.membership import ConsumerThread
 
 _seek_wait = ConsumerThread._seek_wait
 _waited = False

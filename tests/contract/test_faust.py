@@ -28,7 +28,8 @@ from millstream.settings import Settings
 from streams.engine.agents import Agent
 from streams.engine.app import App, EventTopic
 from streams.engine.assignor import Assignor
-from streams.engine.consumer import Consumer, ConsumerThread, RebalanceListener
+from streams.engine.consumer import Consumer
+from streams.engine.membership import ConsumerThread, RebalanceListener
 from streams.engine.producer import Producer
 from streams.engine.transport import Transport
 from tables.store import Store
@@ -147,10 +148,8 @@ def test_tables_that_pass_by_those_hooks_are_refused(app: App, kind: str) -> Non
 
 def test_the_rebalance_listener_reaches_thread_and_generation() -> None:
     source = inspect.getsource(driver.ConsumerRebalanceListener.on_partitions_assigned)
-    assert "_coordinator.generation" in source, "streams/engine/consumer.py reads it in the same place"
-    assert "consumer_generation_id = generation" in source, (
-        "streams/engine/consumer.py compares with it in perform_seek"
-    )
+    assert "_coordinator.generation" in source, "streams/engine/membership.py reads it in the same place"
+    assert "consumer_generation_id = generation" in source, "streams/engine/loading.py compares with it"
 
 
 def test_the_compiled_stream_iterator_acknowledges_by_setting_an_attribute() -> None:

@@ -124,7 +124,7 @@ def test_a_record_batch_has_the_fields_that_say_what_it_is() -> None:
 def test_the_coordinator_says_generation_and_member_of_the_joined_group() -> None:
     source = inspect.getsource(GroupCoordinator)
     for name in ("self.generation", "self.member_id"):
-        assert name in source, f"GroupCoordinator has no {name}: streams/engine/consumer.py notes it for every commit"
+        assert name in source, f"GroupCoordinator has no {name}: streams/engine/membership.py notes it for every commit"
 
 
 async def test_a_consumer_reads_new_topics_that_match_its_pattern(kafka: str, make_topic: Any, unique: Any) -> None:
@@ -138,7 +138,7 @@ async def test_a_consumer_reads_new_topics_that_match_its_pattern(kafka: str, ma
     await consumer.start()
     try:
         assert (consumer._coordinator.generation, consumer._coordinator.member_id) != (-1, ""), (
-            "not the generation of a joined member: every commit of streams/engine/consumer.py would be unfenced"
+            "not the generation of a joined member: every commit of streams/engine/loading.py would be unfenced"
         )
         name = make_topic(prefix)
         producer = aiokafka.AIOKafkaProducer(bootstrap_servers=kafka)
@@ -155,5 +155,16 @@ def test_this_folder_says_where_things_are_used() -> None:
     """Every module of the engine that reaches into a library's internals is named in these tests."""
     here = pathlib.Path(__file__).parent
     text = "".join(p.read_text() for p in here.glob("test_*.py"))
-    for module in ("fetch", "consumer", "assignor", "task", "producer", "transaction", "transport", "app"):
+    for module in (
+        "fetch",
+        "consumer",
+        "membership",
+        "loading",
+        "assignor",
+        "task",
+        "producer",
+        "transaction",
+        "transport",
+        "app",
+    ):
         assert f"streams/engine/{module}.py" in text, textwrap.dedent(f"no contract test names {module}.py")

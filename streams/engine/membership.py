@@ -1,0 +1,98 @@
+"""Membership and fetching, which stay aiokafka's: the consumer in Faust's consumer thread, who we are in the group."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import aiokafka
+from aiokafka.structs import OffsetAndMetadata
+from faust.transport.drivers import aiokafka as driver
+
+from millstream.cluster import TP
+from streams.engine import fetch
+from streams.engine.plan import Position
+
+FETCH_BATCHES = 2000
+"""Record batches that one read may bring; the memory bound is the fetch size."""
+
+
+class RebalanceListener(driver.ConsumerRebalanceListener):
+    """Runs in the consumer thread, the only place where generation and member id belong together for sure."""
+
+    def on_partitions_revoked(self, revoked: Iterable[Any]) -> Any:
+        """Note whether we are still a member (a rebalance), or were expelled."""
+        coordinator = self._thread._consumer._coordinator
+        consumer = self._thread.consumer
+        consumer.expelled = consumer.joined_as != (coordinator.generation, coordinator.member_id)
+        return super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
+        """Note who we are in this generation, then go on as Faust does."""
+        coordinator = self._thread._consumer._coordinator
+        self._thread.consumer.joined_as = (coordinator.generation, coordinator.member_id)
+        await super().on_partitions_assigned(assigned)
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """Faust's consumer thread, with our assignor, a pattern subscription and fetches of whole batches."""
+
+    logger = logging.getLogger("faust.consumer")
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        app, settings = self.app, self.app.settings
+        self._assignor = app.assignor
+        fetch.install()
+        fetch.WHOLE_BATCHES.set(True)
+        return aiokafka.AIOKafkaConsumer(
+            client_id=app.conf.broker_client_id,
+            group_id=app.conf.id,
+            bootstrap_servers=driver.server_list(transport.url, transport.default_port),
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="none",  # hole c: out of range is never skipped
+            isolation_level="read_committed",
+            check_crcs=True,
+            max_poll_records=None,
+            max_poll_interval_ms=int(settings.rebalance_timeout * 1000),
+            fetch_max_bytes=int(settings.fetch_max_bytes),
+            max_partition_fetch_bytes=int(settings.partition_fetch_bytes),
+            fetch_max_wait_ms=100,
+            request_timeout_ms=int(max(settings.request_timeout, settings.rebalance_timeout + 5) * 1000),
+            session_timeout_ms=int(settings.session_timeout * 1000),
+            rebalance_timeout_ms=int(settings.rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(settings.heartbeat_interval * 1000),
+            metadata_max_age_ms=int(settings.discovery_interval * 1000),  # how soon new topics are seen (T12)
+            **driver.credentials_to_aiokafka_auth(app.conf.broker_credentials, app.conf.ssl_context),
+        )
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Subscribe to every topic that an agent reads, those to come included."""
+        pattern = self.app.topology.subscription.pattern
+        await self.call_thread(self._ensure_consumer().subscribe, pattern=pattern, listener=self._rebalance_listener)
+
+    async def getmany(self, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109
+        """Fetch whole batches."""
+        return await self.call_thread(
+            self._fetch_records,
+            self._ensure_consumer(),
+            active_partitions,
+            timeout=timeout,
+            max_records=FETCH_BATCHES,
+        )
+
+    async def attend(self) -> None:
+        """Tell aiokafka that the application lives. Raises KafkaError: what its coordinator cannot go on after."""
+        await self.call_thread(self._attend, self._ensure_consumer())
+
+    async def _attend(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
+        with consumer._subscription.fetch_context():
+            consumer._coordinator.check_errors()
+
+    async def commit_plain(self, offsets: dict[TP, Position]) -> None:
+        """Commit offsets without a transaction (exactly_once off)."""
+        await self.call_thread(
+            self._ensure_consumer().commit,
+            {aiokafka.TopicPartition(*tp): OffsetAndMetadata(p.offset, p.metadata) for tp, p in offsets.items()},
+        )
