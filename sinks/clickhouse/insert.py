@@ -10,6 +10,7 @@ under the same token, then count again; still short -> AttemptExhaustedError, an
 from __future__ import annotations
 
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from millstream.errors import AttemptExhaustedError, IdentityMismatchError, SinkError
@@ -37,6 +38,22 @@ class Block:
     """Arrow IPC stream of one record batch."""
 
 
+async def _holds() -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A condition on inserts beside the fence."""
+
+    condition: str = "1 = 1"
+    """Bound to the restriction's parameters."""
+    tag: str = ""
+    """Part of the query id: all inserts behind one gate share it."""
+    verify: Callable[[], Awaitable[None]] = _holds
+    """Looks whether the condition still holds, and raises if it does not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Restriction:
     """Narrows a count to the parts of the primary key that the chunk's rows share."""
@@ -45,6 +62,7 @@ class Restriction:
     parameters: tuple[tuple[str, str | int], ...] = ()
     scope: str = ""
     """Part of the token: on a shared topic, rows of several runs may come from one range of offsets."""
+    gate: Gate = Gate()
 
 
 class ChunkInserter:
@@ -76,7 +94,7 @@ class ChunkInserter:
             if held and chunk.id.attempt:
                 # Only a table partitioned finer than a chunk can hold a piece of it: a new token would double it.
                 await self._delete(chunk, restriction)
-            written = await self._insert(chunk, block, restriction.scope)
+            written = await self._insert(chunk, block, restriction)
             if unknown or written is None:
                 await self._confirm(chunk, restriction)
         self._unknown.discard(key)
@@ -92,20 +110,34 @@ class ChunkInserter:
         )
         return int(rows[0][0])
 
-    async def _insert(self, chunk: Chunk, block: Block, scope: str) -> int | None:
+    async def end_all(self, tag: str) -> None:
+        """End the inserts behind a gate that still run. What starts from now on must find the gate shut."""
+        if self._client.concurrent:
+            named = {"prefix": "", "suffix": f"{tag}:{self._target}"}
+            await self._client.run(statement("kill"), named, purpose=f"end inserts into {self._target}")
+
+    async def _insert(self, chunk: Chunk, block: Block, restriction: Restriction) -> int | None:
         failpoint(MID)
         columns = ", ".join(map(quoted, block.columns))
         structure = literal(", ".join(f"{quoted(name)} {kind}" for name, kind in block.columns.items()))
         written = await self._client.insert(
-            statement("insert", table=self._table, columns=columns, structure=structure, database=self._database),
+            statement(
+                "insert",
+                table=self._table,
+                columns=columns,
+                structure=structure,
+                database=self._database,
+                gate=restriction.gate.condition,
+            ),
             block.body,
-            self._fence.parameters(chunk.id),
-            token=chunk.id.token + scope,
-            query_id=f"{chunk.id.token}:{uuid.uuid4().hex[:8]}{scope}:{self._target}",
+            {**self._fence.parameters(chunk.id), **dict(restriction.parameters)},
+            token=chunk.id.token + restriction.scope,
+            query_id=f"{chunk.id.token}:{uuid.uuid4().hex[:8]}{_suffix(restriction)}:{self._target}",
             purpose=f"insert {_named(chunk.id)} into {self._target}",
         )
         failpoint(AFTER)
         if written == 0:
+            await restriction.gate.verify()
             raise self._fence.lost(chunk.id)
         if written is not None and written != chunk.rows:
             raise SinkError(f"ClickHouse took {written} of {chunk.rows} rows of {_named(chunk.id)} in {self._target}")
@@ -115,7 +147,8 @@ class ChunkInserter:
         held = await self._count_chunk(chunk, restriction)
         if held == chunk.rows:
             return
-        # An insert that the fence stopped ends here too if the server did not tell how many rows it wrote.
+        # An insert that fence or gate stopped ends here too if the server did not tell how many rows it wrote.
+        await restriction.gate.verify()
         await self._fence.verify(chunk.id)
         raise AttemptExhaustedError(
             f"ClickHouse acknowledged the insert of {_named(chunk.id)} into {self._target} under token"
@@ -128,7 +161,7 @@ class ChunkInserter:
         if self._client.concurrent:
             await self._client.run(
                 statement("kill"),
-                {"prefix": f"{chunk.id}-", "suffix": f"{restriction.scope}:{self._target}"},
+                {"prefix": f"{chunk.id}-", "suffix": f"{_suffix(restriction)}:{self._target}"},
                 purpose=f"end earlier inserts of {_named(chunk.id)}",
             )
         return await self._count_chunk(chunk, restriction)
@@ -160,6 +193,10 @@ class ChunkInserter:
 
 def _range(label: str, partition: int, first: int, last: int, restriction: Restriction) -> Parameters:
     return {"label": label, "partition": partition, "first": first, "last": last, **dict(restriction.parameters)}
+
+
+def _suffix(restriction: Restriction) -> str:
+    return f"{restriction.scope}{restriction.gate.tag}"
 
 
 def _named(chunk: ChunkId) -> str:

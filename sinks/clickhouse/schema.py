@@ -14,9 +14,10 @@ from sinks.clickhouse.config import BATCH_TTL_DAYS, DATABASE
 
 log = get_logger(__name__)
 
-RAW, COMPLETED, VIEW, FENCE = "redis_records_raw", "import_batches_completed", "redis_records_view", "millstream_fence"
+RAW, COMPLETED, VIEW = "redis_records_raw", "import_batches_completed", "redis_records_view"
+FENCE, CLOSED = "millstream_fence", "millstream_closed_batches"
 OBJECTS = (RAW, COMPLETED, VIEW)
-"""The three objects of a dump database (facts 2.1). The fence is ours: it is made whenever it is missing."""
+"""The three objects of a dump database (facts 2.1). What is ours, FENCE and CLOSED, is made when missing."""
 CREATING = "millstream_creating"
 """Stands while we make the tables: a start that was killed in the middle is finished by the next, not refused."""
 
@@ -74,6 +75,7 @@ _DDL = {
     COMPLETED: _read("02_import_batches_completed.sql"),
     VIEW: _read("03_redis_records_view.sql"),
     FENCE: _read("04_millstream_fence.sql"),
+    CLOSED: _read("05_millstream_closed_batches.sql"),
 }
 
 
@@ -124,10 +126,10 @@ async def ensure_database(client: Client, database: str, *, create: bool) -> Non
     log.info("clickhouse_create_database", database=database, url=client.url, description="database created")
 
 
-async def ensure_fence(client: Client, database: str) -> None:
-    """Our own fence table is there; it is made if it is missing, whoever made the others."""
-    if not await _found(client, database, (FENCE,)):
-        await client.run(ddl(FENCE, database), purpose=f"create {FENCE}")
+async def ensure_own(client: Client, database: str, table: str) -> None:
+    """A table of our own (FENCE, CLOSED) is there; it is made if it is missing, whoever made the others."""
+    if not await _found(client, database, (table,)):
+        await client.run(ddl(table, database), purpose=f"create {table}")
 
 
 async def ensure_batch_tables(client: Client, database: str, *, create: bool, ttl_days: int) -> int | None:

@@ -15,6 +15,7 @@ from schemas.chunk import Chunk, Receipt
 from sinks.base import InstanceRange
 from sinks.clickhouse import schema
 from sinks.clickhouse.client import Parameters, make_client
+from sinks.clickhouse.closing import Closing, tag
 from sinks.clickhouse.config import ClickHouseConfig
 from sinks.clickhouse.encode import encode_records, encode_stream, to_ipc
 from sinks.clickhouse.fence import Fence
@@ -49,7 +50,7 @@ class _ClickHouseSink:
         try:
             await schema.ensure_database(self._client, self._config.database, create=self._config.auto_create_tables)
             await self._check_tables()
-            await schema.ensure_fence(self._client, self._config.database)
+            await schema.ensure_own(self._client, self._config.database, schema.FENCE)
         except BaseException:
             await self._client.close()
             raise
@@ -70,6 +71,7 @@ class ClickHouseBatches(_ClickHouseSink):
     ) -> None:
         super().__init__(config, RAW, name)
         self._now = now
+        self._closing = Closing(self._client, config.database)
         self._ttl_seconds: int | None = None
         self._warned: set[str] = set()
 
@@ -84,13 +86,14 @@ class ClickHouseBatches(_ClickHouseSink):
             create=self._config.auto_create_tables,
             ttl_days=self._config.batch_ttl_days,
         )
+        await schema.ensure_own(self._client, self._config.database, schema.CLOSED)
 
     async def have(self, chunk: Chunk) -> Receipt | None:
         """See Sink. The label tells logs apart, batch and instance narrow the count to the primary key."""
-        return await self._inserter.have(chunk, _restriction(_run(chunk)))
+        return await self._inserter.have(chunk, self._restriction(_run(chunk)))
 
     async def write_chunk(self, chunk: Chunk) -> Receipt:
-        """See Sink (RU-15)."""
+        """See Sink (RU-15). Raises RunVoidError too: the batch is published without the run."""
         run = _run(chunk)
         failpoint(BEFORE)
         label = await self._inserter.label(chunk)
@@ -104,10 +107,10 @@ class ClickHouseBatches(_ClickHouseSink):
                 rows=saturated,
                 description="expiries outside of 1900..2299 are stored as the nearest end of that range",
             )
-        return await self._inserter.write(chunk, block, _restriction(run))
+        return await self._inserter.write(chunk, block, self._restriction(run))
 
     async def open_batch(self, run: Run) -> None:
-        """Refuse a batch that is past its TTL (T37) or already complete (T29). Raises BatchRefusedError."""
+        """Refuse a batch that is past its TTL (T37), complete (T29) or closed. Raises BatchRefusedError."""
         self._refuse_expired(run.batch)
         if await self._completed(run.batch):
             raise BatchRefusedError(
@@ -115,6 +118,7 @@ class ClickHouseBatches(_ClickHouseSink):
                 f" {self._client.url}. Feed it under another --batch-timestamp; a complete batch is never mixed with a"
                 " second run"
             )
+        await self._closing.check_open(run.batch)
 
     async def finalize_instance(self, run: Run, where: InstanceRange) -> int:
         """Rows of the run in the sink; there is nothing else to do here (RU-16)."""
@@ -122,13 +126,18 @@ class ClickHouseBatches(_ClickHouseSink):
         label = await self._fence.label_of(where.topic_id, where.epoch, where.partition)
         if label is None:
             return 0
-        return await self._inserter.count(label, where.partition, where.begin, where.done, _restriction(run))
+        return await self._inserter.count(label, where.partition, where.begin, where.done, self._restriction(run))
 
     async def finalize_batch(self, batch: Batch, runs: dict[str, tuple[Run, InstanceRange]]) -> None:
-        """Delete the rows of voided runs, then write the completion marker, once (RU-17, T31)."""
+        """Close the batch, delete the rows of voided runs, write the completion marker, once (RU-17, T31).
+
+        Raises BatchRefusedError.
+        """
         if await self._completed(batch):
             return
         self._refuse_expired(batch)
+        await self._closing.close(batch, runs)
+        await self._inserter.end_all(tag(batch))
         strangers: Parameters = {**_batch(batch), "instances": sorted(runs)}
         await self._delete_voided(f"{_BATCH} AND instance NOT IN {{instances:Array(String)}}", "1 = 0", strangers)
         for instance, (_, where) in sorted(runs.items()):
@@ -161,6 +170,10 @@ class ClickHouseBatches(_ClickHouseSink):
             self._statement("batch_instances"), _batch(batch), purpose=f"count the rows of batch {batch.key}", slow=True
         )
         return {str(instance): int(count) for instance, count in rows}
+
+    def _restriction(self, run: Run) -> Restriction:
+        of = (*_batch(run.batch).items(), ("instance", run.instance))
+        return Restriction(_INSTANCE, of, scope=f"-{run.run_id}", gate=self._closing.gate(run))
 
     async def _completed(self, batch: Batch) -> bool:
         rows = await self._client.rows(
@@ -249,7 +262,3 @@ def _run(chunk: Chunk) -> Run:
 
 def _batch(batch: Batch) -> dict[str, str | int]:
     return {"cluster": batch.cluster, "batch": batch.batch_ts}
-
-
-def _restriction(run: Run) -> Restriction:
-    return Restriction(_INSTANCE, (*_batch(run.batch).items(), ("instance", run.instance)), scope=f"-{run.run_id}")

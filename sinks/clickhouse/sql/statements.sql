@@ -3,14 +3,30 @@
 
 -- name: insert
 -- The condition is the fence (design, hole a): an owner whose generation was overtaken writes 0 rows, and its token
--- stays unspent for the owner that follows.
+-- stays unspent for the owner that follows. The gate is a dump batch's: it is not closed (closing.py).
 INSERT INTO {{table}} ({{columns}})
 SELECT {{columns}} FROM input({{structure}})
 WHERE (
     SELECT max(generation) FROM {{database}}.millstream_fence
     WHERE topic_id = {fence_topic_id:String} AND epoch = {fence_epoch:UInt32} AND partition = {fence_partition:Int32}
-) <= {fence_generation:Int64}
+) <= {fence_generation:Int64} AND {{gate}}
 FORMAT ArrowStream
+
+-- name: closed
+SELECT count() FROM {{database}}.millstream_closed_batches
+WHERE cluster = {cluster:String} AND batch = fromUnixTimestamp64Nano({batch:Int64}, 'UTC')
+
+-- name: closed_runs
+SELECT DISTINCT runs FROM {{database}}.millstream_closed_batches
+WHERE cluster = {cluster:String} AND batch = fromUnixTimestamp64Nano({batch:Int64}, 'UTC')
+
+-- name: close_batch
+INSERT INTO {{database}}.millstream_closed_batches (cluster, batch, runs)
+SELECT {cluster:String}, fromUnixTimestamp64Nano({batch:Int64}, 'UTC'), {runs:String}
+WHERE (
+    SELECT count() FROM {{database}}.millstream_closed_batches
+    WHERE cluster = {cluster:String} AND batch = fromUnixTimestamp64Nano({batch:Int64}, 'UTC')
+) = 0
 
 -- name: count_range
 SELECT count() FROM {{table}}

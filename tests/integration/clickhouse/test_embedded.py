@@ -53,6 +53,7 @@ def test_every_failpoint_the_brief_names_is_there() -> None:
         "clickhouse.finalize.after_delete",
         "clickhouse.finalize.after_marker",
         "clickhouse.finalize.before_marker",
+        "clickhouse.finalize.closed",
         "clickhouse.insert.after",
         "clickhouse.insert.before",
         "clickhouse.insert.mid",
@@ -69,11 +70,11 @@ async def test_a_process_killed_at_a_failpoint_is_replayed_to_exactly_its_rows(t
     sink = await _open(url)
     try:
         valid = await whole_batch(sink, NOW_NS, replayed=True, generation=2)
-        assert await sink.count_by_instance(valid.batch) in ({valid.instance: 20}, {valid.instance: 27})
+        assert await sink.count_by_instance(valid.batch) == {valid.instance: 20}
         checked = await _rows(
             url,
             "SELECT toInt32(count()), toInt32(uniqExact(_offset)), toInt32(min(_offset)), toInt32(max(_offset))"
-            " FROM d.redis_records_raw WHERE key IN (SELECT key FROM d.redis_records_view) AND _offset >= 9",
+            " FROM d.redis_records_raw WHERE key IN (SELECT key FROM d.redis_records_view)",
         )
         assert checked == [[20, 20, 10, 29]]
         assert await _rows(url, "SELECT toInt32(count()) FROM d.import_batches_completed") == [[1]]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import nullcontext, suppress
 
-from millstream.errors import AttemptExhaustedError
+from millstream.errors import AttemptExhaustedError, RunVoidError
 from millstream.logs import configure
 from millstream.settings import Settings
 from schemas.batch import Run
@@ -33,7 +34,8 @@ async def exactly_once(sink: ClickHouseBatches, chunk: Chunk) -> None:
 async def whole_batch(sink: ClickHouseBatches, batch_ts: int, *, replayed: bool, generation: int) -> Run:
     """A voided run, a valid one, and the batch's completion."""
     voided, valid = a_run(n=1, batch_ts=batch_ts), a_run(n=2, batch_ts=batch_ts)
-    await exactly_once(sink, a_chunk(voided, 1, 7, replayed=replayed, generation=generation))
+    with suppress(RunVoidError) if replayed else nullcontext():  # the batch may be closed already, without this run
+        await exactly_once(sink, a_chunk(voided, 1, 7, replayed=replayed, generation=generation))
     for first in (10, 20):
         await exactly_once(sink, a_chunk(valid, first, first + 9, replayed=replayed, generation=generation))
     assert await sink.finalize_instance(valid, where(9, 30)) == 20

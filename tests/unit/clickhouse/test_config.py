@@ -133,7 +133,7 @@ def test_any_password_is_read_as_it_is_and_never_shown(password: str) -> None:
 
 def test_the_ddl_is_printed_for_a_legal_database_only() -> None:
     text = schema_ddl("my-db", 30)
-    assert text.count(";\n") == 5
+    assert text.count(";\n") == 6
     assert "CREATE DATABASE IF NOT EXISTS `my-db`" in text
     assert "INTERVAL 30 DAY" in text
     assert "{{" not in text

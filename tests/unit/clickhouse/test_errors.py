@@ -62,4 +62,4 @@ def test_names_in_statements_are_quoted() -> None:
     assert literal("Enum8('a' = 1)") == "'Enum8(\\'a\\' = 1)'"
     with pytest.raises(ValueError, match="lacks a name"):
         statement("count_range", table="t")
-    assert "--" not in statement("insert", table="t", columns="c", structure="'s'", database="d")
+    assert "--" not in statement("insert", table="t", columns="c", structure="'s'", database="d", gate="1 = 1")
