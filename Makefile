@@ -16,7 +16,7 @@ demo: $(INSTALLED)  ## A real Redis dump through Kafka into Parquet and ClickHou
 	$(BIN)/millstream demo
 
 test: lint  ## Lint and all tests, against a real broker (a part of them: make test TESTS=tests/unit)
-	$(BIN)/pytest $(TESTS)
+	$(BIN)/pytest $(or $(TESTS),-n 3 --dist loadfile)
 
 lint: $(INSTALLED)  ## ruff, mypy and the direction of imports
 	$(BIN)/ruff check

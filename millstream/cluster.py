@@ -13,6 +13,12 @@ from millstream.errors import BrokerError, ConfigError
 from millstream.settings import Settings
 
 T = TypeVar("T")
+_LEADER_MOVES = {
+    ck.KafkaError.NOT_LEADER_FOR_PARTITION,
+    ck.KafkaError.LEADER_NOT_AVAILABLE,
+    ck.KafkaError.FENCED_LEADER_EPOCH,
+    ck.KafkaError.UNKNOWN_LEADER_EPOCH,
+}
 _STABLE_POLL = 0.5
 """Seconds of one request for stable offsets: librdkafka itself asks again within it, with a growing pause."""
 _UNDECIDED = {
@@ -118,14 +124,26 @@ class Cluster:
         self, tps: Iterable[TP], at: OffsetSpec, isolation: ck.IsolationLevel = ck.IsolationLevel.READ_UNCOMMITTED
     ) -> dict[TP, int]:
         """Log start or end offsets. Uncommitted by default: what an open transaction holds counts too."""
-        request = {ck.TopicPartition(*tp): at for tp in tps}
-        if not request:
-            return {}
-        futures = self.admin.list_offsets(request, isolation_level=isolation, request_timeout=self._timeout)
-        return {
-            TP(k.topic, k.partition): self._call(f"list offsets of {k.topic}-{k.partition}", f.result).offset
-            for k, f in futures.items()
-        }
+        left, found = set(tps), dict[TP, int]()
+
+        def ask() -> dict[TP, int] | None:
+            """Leaders move, and a new topic has none at first: those partitions are asked for again."""
+            request = {ck.TopicPartition(*tp): at for tp in left}
+            futures = self.admin.list_offsets(request, isolation_level=isolation, request_timeout=self._timeout)
+            for key, future in futures.items():
+                tp = TP(key.topic, key.partition)
+                try:
+                    found[tp] = future.result().offset
+                except ck.KafkaException as exc:
+                    if exc.args[0].code() not in _LEADER_MOVES:
+                        raise BrokerError(
+                            f"cannot list offsets of {tp.topic}-{tp.partition}: {exc.args[0].str()}"
+                        ) from exc
+                else:
+                    left.discard(tp)
+            return None if left else found
+
+        return self._until(ask, "leaders of partitions to answer") if left else found
 
     def topic_config(self, topic: str, name: str) -> str:
         """One entry of a topic's configuration, the broker's default included."""

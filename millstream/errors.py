@@ -15,6 +15,14 @@ class BrokerError(MillstreamError):
     """Kafka cannot be reached, or refused what was asked."""
 
 
+class PostgresError(MillstreamError):
+    """Postgres refused a statement, or the embedded server cannot be started."""
+
+
+class PostgresUnavailableError(PostgresError):
+    """Postgres is away, full, or busy: the same statement may work later."""
+
+
 class RetryableSinkError(MillstreamError):
     """The sink may accept the same write later. The sink wrapper retries; nothing else may catch it."""
 

@@ -99,6 +99,21 @@ def _clickhouse(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def _postgres(value: SecretStr | None) -> SecretStr | None:
+    """A URL that asyncpg takes, with a database."""
+    if value is None:
+        return None
+    allowed = "must be postgresql://user:password@host:port/database"
+    try:
+        parts = urlsplit(value.get_secret_value())
+        _ = parts.port
+    except ValueError:  # Its text quotes parts of the URL, which may be parts of the password.
+        raise ValueError(f"{allowed}; '/', '?', '#' and '@' in a password are written %2F, %3F, %23, %40") from None
+    if parts.scheme not in ("postgresql", "postgres") or not parts.hostname or not parts.path.strip("/"):
+        raise ValueError(allowed)
+    return value
+
+
 def _proxy(value: SecretStr | None) -> SecretStr | None:
     if value is not None:
         parts = urlsplit(value.get_secret_value())
@@ -220,6 +235,10 @@ class Settings(BaseSettings):
         None, description="HTTP proxy on the way to ClickHouse."
     )
     clickhouse_timeout: Seconds = Field(10.0, description="Seconds to connect to, or send to, ClickHouse.")
+    postgres_url: Annotated[SecretStr | None, AfterValidator(_postgres)] = Field(
+        None, description="postgresql://user:password@host:port/database, for changefeeds and the Postgres sinks."
+    )
+    postgres_pool_size: int = Field(8, ge=1, le=1000, description="Connections to Postgres that a worker may open.")
     sink_retry_timeout: Seconds | None = Field(
         None, description="Seconds of retrying one sink call until it counts as failed; unset: keep trying."
     )
@@ -246,7 +265,7 @@ class Settings(BaseSettings):
             problems.append(str(e))
         if problems:  # Raised out here, so that no exception with unmasked values hangs on it.
             raise ConfigError("\n".join(problems))
-        for secret in (self.clickhouse_url, self.clickhouse_proxy_url):
+        for secret in (self.clickhouse_url, self.clickhouse_proxy_url, self.postgres_url):
             if secret is not None:
                 register_url(secret.get_secret_value())
 

@@ -7,6 +7,7 @@ from millstream.settings import Settings
 from sinks.base import BatchSink
 from sinks.clickhouse.config import ClickHouseConfig
 from sinks.parquet.config import ParquetConfig
+from sinks.postgres.config import PostgresConfig
 
 NONE_CONFIGURED = (
     "no sink is configured: set MILLSTREAM_PARQUET_DIR to a directory, MILLSTREAM_CLICKHOUSE_URL to "
@@ -48,6 +49,13 @@ def clickhouse_config(settings: Settings) -> ClickHouseConfig | None:
         proxy_url=proxy.get_secret_value() if proxy is not None else None,
         send_timeout=settings.clickhouse_timeout,
     )
+
+
+def postgres_config(settings: Settings) -> PostgresConfig:
+    """Where the Postgres sinks write. Raises ConfigError without a URL."""
+    if settings.postgres_url is None:
+        raise ConfigError("MILLSTREAM_POSTGRES_URL is not set: postgresql://user:password@host:port/database")
+    return PostgresConfig(settings.postgres_url.get_secret_value(), settings.postgres_pool_size, settings.group_id)
 
 
 def require_output(sinks: object) -> None:

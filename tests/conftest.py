@@ -14,8 +14,10 @@ from confluent_kafka.admin import AdminClient
 from millstream import settings as settings_module
 from millstream.broker import EmbeddedBroker
 from millstream.logs import configure
+from millstream.postgres import EmbeddedPostgres
 from millstream.settings import Settings
 from tests.support.kafka import create_topic
+from tests.support.postgres import new_database
 
 MakeTopic = Callable[..., str]
 Unique = Callable[[str], str]
@@ -46,6 +48,23 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     with EmbeddedBroker(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker.bootstrap_servers
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real Postgres: that of MILLSTREAM_TEST_POSTGRES_URL, else one embedded server for the run."""
+    given = os.environ.get("MILLSTREAM_TEST_POSTGRES_URL")
+    if given:
+        yield given
+        return
+    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), fsync="off") as server:
+        yield server.url
+
+
+@pytest.fixture
+def postgres(postgres_server: str) -> str:
+    """URL of an empty, migrated database of this test's own."""
+    return new_database(postgres_server)
 
 
 @pytest.fixture

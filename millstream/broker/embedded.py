@@ -7,7 +7,6 @@ import base64
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import time
 import uuid
@@ -19,6 +18,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from millstream.broker.jars import HERE, class_path, java
+from millstream.child import Watchdog, free_port
 from millstream.errors import BrokerError
 from millstream.logs import get_logger
 
@@ -35,9 +35,6 @@ _LOG_LINES = 25
 _LOCK = "lock"
 _TAKEN = "Address already in use"
 
-_WATCHDOG = "trap '' TERM; echo; cat >/dev/null; kill -9 0"
-"""Leads the broker's process group and reads from a pipe that we hold: when we are gone, however, so is the group."""
-
 log = get_logger(__name__)
 
 
@@ -53,7 +50,7 @@ class EmbeddedBroker:
         self._heap_mib = heap_mib
         self._choose_port = port == 0
         self._process: subprocess.Popen[bytes] | None = None
-        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._watchdog: Watchdog | None = None
         self._lock: TextIO | None = None
 
     @property
@@ -101,13 +98,11 @@ class EmbeddedBroker:
             self._lock = None
 
     def _end_processes(self) -> None:
-        for process in (self._process, self._watchdog):
-            if process is not None:
-                process.kill()
-                process.wait()
-        if self._watchdog is not None and self._watchdog.stdin and self._watchdog.stdout:
-            self._watchdog.stdin.close()
-            self._watchdog.stdout.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        if self._watchdog is not None:
+            self._watchdog.kill()
         self._process = self._watchdog = None
 
     def wait(self) -> int:
@@ -142,7 +137,7 @@ class EmbeddedBroker:
     def _launch_on_free_port(self, command: str, jars: str) -> None:
         for attempt in range(3):  # Between choosing a free port and Java's bind somebody else may take it.
             if self._choose_port:
-                self.port = _free_port()
+                self.port = free_port()
             try:
                 self._launch(command, jars)
                 break
@@ -161,11 +156,7 @@ class EmbeddedBroker:
             config = self._write_config()
             if not (self.data_dir / "log" / "meta.properties").exists():
                 self._format(command, jars, config)
-            self._watchdog = subprocess.Popen(
-                ["/bin/sh", "-c", _WATCHDOG], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
-            )
-            assert self._watchdog.stdout is not None
-            self._watchdog.stdout.readline()  # Its trap is set: from here on nothing can leave the group behind.
+            self._watchdog = Watchdog()
             with self.log_path.open("wb") as out:
                 self._process = subprocess.Popen(
                     [
@@ -182,7 +173,7 @@ class EmbeddedBroker:
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
-                    process_group=self._watchdog.pid,
+                    process_group=self._watchdog.group,
                 )
         except OSError as e:
             raise BrokerError(f"the embedded broker cannot be started in {self.data_dir}: {e}") from e
@@ -195,7 +186,7 @@ class EmbeddedBroker:
         text = (HERE / "server.properties").read_text("utf-8")
         log_dir = str(self.data_dir / "log").replace("\\", "\\\\")
         path = self.data_dir / "server.properties"
-        filled = text.format_map({"port": self.port, "controller_port": _free_port(), "log_dir": log_dir})
+        filled = text.format_map({"port": self.port, "controller_port": free_port(), "log_dir": log_dir})
         path.write_text(filled, "utf-8")
         return str(path)
 
@@ -284,9 +275,3 @@ def answers(bootstrap_servers: str, timeout: float) -> str | None:
 
 def _logging() -> list[str]:
     return [f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"]
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])

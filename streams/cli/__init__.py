@@ -10,6 +10,7 @@ from streams.cli.batches import batches
 from streams.cli.demo import demo
 from streams.cli.dump import dump
 from streams.cli.errors import VERBOSE, Group
+from streams.cli.migrate import migrate
 from streams.cli.misc import misc
 from streams.cli.reset import reset
 
@@ -37,7 +38,7 @@ def cli(ctx: click.Context, verbose: bool) -> None:
     configure(get_settings().model_copy(update={"log_level": "info" if verbose else "error"}))
 
 
-for _command in (dump, batches, misc, demo, reset):
+for _command in (dump, batches, misc, demo, reset, migrate):
     cli.add_command(_command)
 
 

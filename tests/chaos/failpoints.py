@@ -22,11 +22,12 @@ def declared() -> set[str]:
 
 IN_BATCHES = ("parquet.open_batch.", "parquet.merge.", "parquet.publish.", "clickhouse.finalize.", "clickhouse.schema.")
 IN_FEEDERS = ("feed.",)
+IN_POSTGRES = ("postgres.",)
 
 
 def of_stream() -> list[str]:
     """Those that a worker of the generic stream passes; the transactions' with and without records."""
-    found = {name for name in declared() if not name.startswith(IN_BATCHES + IN_FEEDERS)}
+    found = {name for name in declared() if not name.startswith(IN_BATCHES + IN_FEEDERS + IN_POSTGRES)}
     return sorted(found | {name + FULL for name in found if name.startswith("txn.")})
 
 

@@ -1,0 +1,39 @@
+"""What the embedded servers share: a free port, and a process group that ends with us."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+
+_SCRIPT = "trap '' TERM INT; echo; cat >/dev/null; kill -9 0"
+
+
+class Watchdog:
+    """Leads a process group and reads from a pipe that we hold: when we are gone, however, so is the group."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            ["/bin/sh", "-c", _SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+        )
+        assert self._process.stdout is not None
+        self._process.stdout.readline()  # Its trap is set: from here on nothing can leave the group behind.
+
+    @property
+    def group(self) -> int:
+        """Process group for the children: `Popen(…, process_group=watchdog.group)`."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End the watchdog alone; its children are the caller's to end first."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that is free now; somebody else may take it before it is bound."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
