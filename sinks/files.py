@@ -146,8 +146,8 @@ def sweep(trash: Path) -> None:
 
 
 def probe(directory: Path) -> None:
-    """Check that files can be made in a directory. Raises OSError."""
-    path = unique(directory, ".probe")
-    with durable(path):
+    """Check that files can be made in a directory. Removes what a killed check left. Raises OSError."""
+    with durable(unique(directory, ".probe")):
         pass
-    path.unlink()
+    for path in directory.glob("..probe.*.tmp"):
+        path.unlink(missing_ok=True)
