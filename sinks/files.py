@@ -6,6 +6,7 @@ A result stands under its name whole or not at all, whoever is killed when. Noth
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 import uuid
@@ -31,16 +32,83 @@ RETRYABLE = frozenset(
 """What may pass by itself. A full disk, no permission, read-only (T43) need a human: never retried."""
 
 
+_WHAT_TO_DO = {
+    errno.ENOSPC: "free space there, then start the worker again; nothing is published in part",
+    errno.EDQUOT: "raise the quota or free space, then start the worker again; nothing is published in part",
+    errno.EROFS: "make the file system writable, then start the worker again",
+    errno.EACCES: "let the worker's user write there, then start it again",
+    errno.EPERM: "let the worker's user write there, then start it again",
+}
+
+
 @contextmanager
 def naming(path: Path, instance: str | None = None) -> Iterator[None]:
-    """Turn an OSError within into a SinkError (or RetryableSinkError) that names path and instance (RP-61)."""
+    """Turn an OSError within into a SinkError (or RetryableSinkError) that names path and instance (RP-61).
+
+    Where a human has to do something it says what, for a full disk with the space that is left (T43).
+    """
     try:
         yield
     except OSError as e:
         of = f", instance {instance}" if instance is not None else ""
         reason = os.strerror(e.errno) if e.errno else "I/O error"
         kind: type[MillstreamError] = RetryableSinkError if e.errno in RETRYABLE else SinkError
-        raise kind(f"{e.filename or path}{of}: {reason} ({e})") from e
+        space = free_space(path) if e.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        todo = _WHAT_TO_DO.get(e.errno or 0, "")
+        raise kind(f"{e.filename or path}{of}: {reason} ({e}){space}{f'. What to do: {todo}' if todo else ''}") from e
+
+
+def free_space(path: Path) -> str:
+    """What is left on the file system of a path, or of the first directory above it that stands, as `; … free`."""
+    for place in (path, *path.parents):
+        try:
+            found = os.statvfs(place)
+        except OSError:
+            continue
+        free, size = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+        return f"; {free:,} of {size:,} bytes and {found.f_favail:,} of {found.f_files:,} inodes are free at {place}"
+    return ""
+
+
+class Root:
+    """The directory below which a sink writes; it must be the same one as long as the sink is open."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._identity: tuple[int, int] | None = None
+
+    def open(self) -> None:
+        """Make it, and check that files can be made in it. Raises OSError."""
+        ensure_dir(self.path)
+        probe(self.path)
+        found = self.path.stat()
+        self._identity = (found.st_dev, found.st_ino)
+
+    def check(self) -> None:
+        """Raise SinkError if it was moved away, unmounted or replaced: another one would split the data."""
+        if self._identity is None:
+            return
+        try:
+            found = self.path.stat()
+            problem = "" if (found.st_dev, found.st_ino) == self._identity else "was replaced by another directory"
+        except FileNotFoundError:
+            problem = "is gone"
+        if problem:
+            raise SinkError(
+                f"{self.path} {problem} while the worker was writing below it. What to do: put the directory back (or "
+                "mount it again), then start the worker; started without it, it would begin a new, empty one"
+            )
+
+    @contextmanager
+    def standing(self, path: Path, instance: str | None = None) -> Iterator[None]:
+        """`naming`, and whatever fails because the root has gone is told as that."""
+        self.check()
+        try:
+            with naming(path, instance):
+                yield
+        except MillstreamError:
+            self.check()
+            raise
 
 
 def fsync(path: Path) -> None:
@@ -78,6 +146,21 @@ def unique(directory: Path, stem: str) -> Path:
 
 
 @contextmanager
+def retried(tmp: Path) -> Iterator[None]:
+    """Remove `tmp` where the work on it will be tried again: a long outage must not fill the disk with copies.
+
+    After other errors it stays for diagnosis (RP-62).
+    """
+    try:
+        yield
+    except OSError as e:
+        if e.errno in RETRYABLE:
+            with suppress(OSError):
+                tmp.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
 def durable(tmp: Path) -> Iterator[Callable[[], None]]:
     """Create `tmp` (must not exist) for writing by name; the yielded function fsyncs what was written.
 
@@ -96,6 +179,10 @@ def link_new(tmp: Path, target: Path) -> bool:
         target.hardlink_to(tmp)
     except FileExistsError:
         return False
+    except FileNotFoundError:
+        if not target.exists():
+            raise
+        return False  # a rival was done first and has removed our file
     fsync(target.parent)
     return True
 
@@ -103,18 +190,18 @@ def link_new(tmp: Path, target: Path) -> bool:
 def put_new(target: Path, write: Callable[[Path], None], reached: Callable[[str], None] = lambda _step: None) -> bool:
     """Write a whole file and put it in place; False if somebody else's stands there.
 
-    `reached` is told before_write, after_write, after_fsync and after_rename. After an error the temporary file stays
-    for diagnosis (RP-62); a retry uses another one (T32).
+    `reached` is told before_write, after_write, after_fsync and after_rename. A retry uses another file (T32).
     """
     tmp = unique(target.parent, target.name)
     reached("before_write")
-    with durable(tmp) as sync:
-        write(tmp)
-        reached("after_write")
-        sync()
-    reached("after_fsync")
-    new = link_new(tmp, target)
-    reached("after_rename")
+    with retried(tmp):
+        with durable(tmp) as sync:
+            write(tmp)
+            reached("after_write")
+            sync()
+        reached("after_fsync")
+        new = link_new(tmp, target)
+        reached("after_rename")
     tmp.unlink(missing_ok=True)
     return new
 
@@ -128,6 +215,12 @@ def rename_dir_new(source: Path, target: Path) -> None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     source.rename(target)
     fsync(target.parent)
+
+
+def remove_temporary(target: Path) -> None:
+    """Remove what failed tries left beside a finished file. Raises OSError."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def drop_tree(path: Path, trash: Path) -> None:

@@ -17,7 +17,7 @@ from millstream.logs import get_logger
 from schemas.batch import Run
 from schemas.names import instance_file
 from sinks.base import InstanceRange
-from sinks.files import durable, fsync, link_new, rename_dir_new, unique
+from sinks.files import durable, fsync, link_new, rename_dir_new, retried, unique
 from sinks.parquet.config import ParquetConfig
 from sinks.parquet.merge import write_merged
 from sinks.parquet.parts import Part, list_parts
@@ -93,28 +93,29 @@ def _merge(
     """
     failpoint(BEFORE_MERGE)
     tmp, visible = unique(staging.parts(run), "merge"), target.with_name(f"{target.name}.tmp")
-    with durable(tmp) as sync:
-        visible.unlink(missing_ok=True)
-        with suppress(FileExistsError):
-            visible.hardlink_to(tmp)
-        write_merged(
-            tmp,
-            parts,
-            run,
-            sort=config.sort,
-            codec=config.codec,
-            metadata={RUN_KEY: json.dumps(footer, ensure_ascii=False)},
-        )
-        sync()
-    failpoint(BEFORE_MERGE_RENAME)
-    if replace:
-        # Only the file of a void run gives way, and only to the run that voided it.
-        staging.check_valid(run)
-        tmp.rename(target)
-    else:
-        if not link_new(tmp, target) and (found := _footer(target)) != footer:
-            raise IdentityMismatchError(f"{target} holds {found}, expected {footer}. Move it away")
-        tmp.unlink(missing_ok=True)
+    with retried(tmp):
+        with durable(tmp) as sync:
+            visible.unlink(missing_ok=True)
+            with suppress(FileExistsError):
+                visible.hardlink_to(tmp)
+            write_merged(
+                tmp,
+                parts,
+                run,
+                sort=config.sort,
+                codec=config.codec,
+                metadata={RUN_KEY: json.dumps(footer, ensure_ascii=False)},
+            )
+            sync()
+        failpoint(BEFORE_MERGE_RENAME)
+        if replace:
+            # Only the file of a void run gives way, and only to the run that voided it.
+            staging.check_valid(run)
+            tmp.rename(target)
+        else:
+            if not link_new(tmp, target) and (found := _footer(target)) != footer:
+                raise IdentityMismatchError(f"{target} holds {found}, expected {footer}. Move it away")
+            tmp.unlink(missing_ok=True)
     failpoint(AFTER_MERGE_RENAME)
 
 

@@ -14,7 +14,7 @@ from schemas.batch import Batch, Run
 from schemas.chunk import Chunk, Receipt
 from schemas.names import instance_file
 from sinks.base import InstanceRange
-from sinks.files import ensure_dir, naming, probe, put_new, sweep
+from sinks.files import Root, ensure_dir, naming, put_new, remove_temporary, sweep
 from sinks.parquet import publish
 from sinks.parquet.config import ParquetConfig
 from sinks.parquet.parts import CHUNK_KEY, accept, identity, part_path, put_chunk, reached, read_part
@@ -31,10 +31,11 @@ class ParquetStream:
     def __init__(self, config: ParquetConfig, schema: pa.Schema | None = None) -> None:
         """With a schema its columns are written, cast to it; without one all columns as they come."""
         self.config, self.schema = config, schema
+        self._root = Root(config.dir)
 
     async def open(self) -> None:
         """Make the directory. Raises SinkError if it cannot be written to."""
-        await asyncio.to_thread(_open, self.config.dir)
+        await asyncio.to_thread(_open, self._root)
 
     async def close(self) -> None:
         """Nothing is held between calls."""
@@ -56,7 +57,7 @@ class ParquetStream:
 
     def _have(self, chunk: Chunk) -> Receipt | None:
         path = self._path(chunk)
-        with naming(path):
+        with self._root.standing(path):
             try:
                 found = (pq.read_metadata(path).metadata or {}).get(CHUNK_KEY, b"").decode()
             except FileNotFoundError:
@@ -74,9 +75,12 @@ class ParquetStream:
             with pa.OSFile(str(tmp), "wb") as file:
                 pq.write_table(table, file, row_group_size=max(1, table.num_rows), **self.config.codec)
 
-        with naming(path):
+        with self._root.standing(path):
             ensure_dir(path.parent)
-            if put_new(path, write, reached):
+            new = put_new(path, write, reached)
+            if chunk.replayed:
+                remove_temporary(path)
+            if new:
                 return _receipt(path, chunk)
         receipt = self._have(chunk)
         if receipt is None:
@@ -102,6 +106,7 @@ class ParquetBatches:
 
     def __init__(self, config: ParquetConfig) -> None:
         self.config = config
+        self._root = Root(config.dir)
         self._merging = asyncio.Lock()
         """One merge at a time: bounds memory and open files of the worker, and keeps threads free for chunks."""
 
@@ -145,7 +150,7 @@ class ParquetBatches:
         return Staging(self.config.dir, batch, self.config.owner)
 
     def _open(self) -> None:
-        _open(self.config.dir)
+        _open(self._root)
         trash = self.config.dir / ".staging"
         with naming(trash):
             ensure_dir(trash)
@@ -153,13 +158,13 @@ class ParquetBatches:
 
     def _open_batch(self, run: Run) -> None:
         staging = self._staging(run.batch)
-        with naming(staging.working, run.instance):
+        with self._root.standing(staging.working, run.instance):
             staging.open()
             staging.open_run(run)
 
     def _have(self, chunk: Chunk) -> Receipt | None:
         run, path = self._part(chunk)
-        with naming(path, run.instance):
+        with self._root.standing(path, run.instance):
             try:
                 found = read_part(path).identity
             except FileNotFoundError:
@@ -169,7 +174,7 @@ class ParquetBatches:
 
     def _write(self, chunk: Chunk) -> Receipt:
         run, path = self._part(chunk)
-        with naming(path, run.instance):
+        with self._root.standing(path, run.instance):
             try:
                 receipt = _receipt(path, chunk) if put_chunk(path, chunk, self.config.sort) else None
             except FileNotFoundError as e:
@@ -191,24 +196,23 @@ class ParquetBatches:
 
     def _finalize_instance(self, run: Run, where: InstanceRange) -> int:
         staging = self._staging(run.batch)
-        with naming(staging.working / f"{instance_file(run.instance)}.parquet", run.instance):
+        with self._root.standing(staging.working / f"{instance_file(run.instance)}.parquet", run.instance):
             return publish.finalize_instance(self.config, staging, run, where)
 
     def _finalize_batch(self, batch: Batch, runs: publish.Runs) -> None:
         staging = self._staging(batch)
-        with naming(staging.working):
+        with self._root.standing(staging.working):
             publish.finalize_batch(staging, runs)
 
     def _abort_run(self, run: Run) -> None:
         staging = self._staging(run.batch)
-        with naming(staging.working, run.instance):
+        with self._root.standing(staging.working, run.instance):
             staging.abort_run(run)
 
 
-def _open(directory: Path) -> None:
-    with naming(directory):
-        ensure_dir(directory)
-        probe(directory)
+def _open(root: Root) -> None:
+    with naming(root.path):
+        root.open()
 
 
 def _receipt(path: Path, chunk: Chunk) -> Receipt:
