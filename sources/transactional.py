@@ -15,6 +15,7 @@ import confluent_kafka as ck
 from millstream.cluster import TP, Cluster, client_config
 from millstream.errors import BrokerError
 from millstream.settings import Settings
+from millstream.transactional import TransactionalClient
 
 METADATA_BYTES = 4096
 """offset.metadata.max.bytes of the broker."""
@@ -35,37 +36,37 @@ class TransactionalSource:
         self._cluster = Cluster(client_config(settings), settings.request_timeout)
         self._request_timeout = settings.request_timeout
         self._open = False
+        self._position: str | None = None
         self._failed: list[str] = []
-        self._producer = ck.Producer(
-            {
-                **self._cluster.config,
-                "transactional.id": name,
-                "transaction.timeout.ms": int(self._timeout * 1000),
-                "partitioner": "murmur2_random",  # hole m
-                "linger.ms": 5,
-                "retry.backoff.ms": 5,  # the default of 100 makes 9 transactions/s out of 87
-                "compression.type": "lz4",
-                "queue.buffering.max.kbytes": _QUEUE_KBYTES,
-                "message.max.bytes": max_message_bytes,
-                "batch.size": min(max_message_bytes, 1_000_000),  # the topic's limit holds for a batch of them too
-            }
+        more = {
+            "linger.ms": 5,
+            "queue.buffering.max.kbytes": _QUEUE_KBYTES,
+            "message.max.bytes": max_message_bytes,
+            "batch.size": min(max_message_bytes, 1_000_000),  # the topic's limit holds for a batch of them too
+        }
+        self._client = TransactionalClient(
+            self._cluster.config | more, name, self._timeout, start_timeout=settings.request_timeout * 2
         )
-        try:
-            self._producer.init_transactions(settings.request_timeout * 2)
-        except ck.KafkaException as exc:
-            raise BrokerError(f"transactional producer {name!r} cannot start: {exc.args[0].str()}") from exc
 
     def position(self) -> str | None:
         """The committed position; None if the source was never begun. Raises BrokerError."""
         tp = TP(self.topic, 0)
         # Stable at once: init_transactions has decided what a predecessor left open.
         offset, metadata = self._cluster.stable_offsets(self.name, [tp], self._request_timeout)[tp]
-        return metadata if offset >= 0 else None
+        self._position = metadata if offset >= 0 else None
+        return self._position
+
+    def _begin(self) -> None:
+        before = self._position
+        # A new epoch fences a feeder that took over from us, too: what it committed tells.
+        if self._client.refresh() and self.position() != before:
+            raise FencedError(f"another feeder of topic {self.topic!r} took over; this one has ended")
+        self._call("begin a transaction", self._client.producer.begin_transaction)
 
     def send(self, key: bytes, value: bytes, headers: list[tuple[str, bytes]], on_offset: Any = None) -> None:
         """Add a record to the transaction; waits while the queue is full. Raises BrokerError."""
         if not self._open:
-            self._call("begin a transaction", self._producer.begin_transaction)
+            self._begin()
             self._open = True
 
         def delivered(error: ck.KafkaError | None, message: ck.Message) -> None:
@@ -76,18 +77,18 @@ class TransactionalSource:
 
         while True:
             try:
-                self._producer.produce(self.topic, value, key, headers=headers, on_delivery=delivered)
+                self._client.producer.produce(self.topic, value, key, headers=headers, on_delivery=delivered)
             except BufferError:
-                self._producer.poll(0.1)
+                self._client.producer.poll(0.1)
             except ck.KafkaException as exc:
                 self._raise("send a record", exc)
             else:
                 break
-        self._producer.poll(0)
+        self._client.producer.poll(0)
 
     def flush(self) -> None:
         """Wait until what was sent is in the log. Raises BrokerError."""
-        left = self._producer.flush(self._timeout)
+        left = self._client.producer.flush(self._timeout)
         if left or self._failed:
             why = self._failed[0] if self._failed else f"{left} records not acknowledged within {self._timeout:g} s"
             self._abort()
@@ -101,11 +102,10 @@ class TransactionalSource:
         at = ck.TopicPartition(self.topic, 0, sent, metadata=position)
         # No member of the group: the transactional id is the fence here.
         group = b"CGMDv2:" + struct.pack("<i", -1) + self.name.encode() + b"\0\0\x01"
-        self._call(
-            "commit the position", lambda: self._producer.send_offsets_to_transaction([at], group, self._timeout)
-        )
-        self._call("commit", lambda: self._producer.commit_transaction(self._timeout))
-        self._open = False
+        producer = self._client.producer
+        self._call("commit the position", lambda: producer.send_offsets_to_transaction([at], group, self._timeout))
+        self._call("commit", lambda: producer.commit_transaction(self._timeout))
+        self._open, self._position = False, position
 
     def _call(self, what: str, call: Any) -> None:
         try:
@@ -125,9 +125,9 @@ class TransactionalSource:
     def _abort(self) -> None:
         """Let the next life begin at once; if even this fails, its init_transactions aborts instead."""
         try:
-            self._producer.abort_transaction(self._timeout)
+            self._client.producer.abort_transaction(self._timeout)
         except ck.KafkaException:
-            self._producer.purge()
+            self._client.producer.purge()
         self._open = False
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TextIO
@@ -43,11 +44,25 @@ class EmbeddedBroker:
 
     Use it as a context manager, sync or async, or call `start`, `stop`, `kill`; after `stop` or `kill` a `start` comes
     back on the same port with the same data. It dies with the process that started it, also by kill -9.
+
+    `properties` are added to server.properties and win over what stands there. `features` (`transaction.version`: 0)
+    and `cluster_id` (22 characters, base64url; a letter first) hold for a directory that is new.
     """
 
-    def __init__(self, data_dir: Path | str, port: int = 0, *, heap_mib: int = 768) -> None:
+    def __init__(
+        self,
+        data_dir: Path | str,
+        port: int = 0,
+        *,
+        heap_mib: int = 768,
+        properties: Mapping[str, str] | None = None,
+        features: Mapping[str, int] | None = None,
+        cluster_id: str | None = None,
+    ) -> None:
         self.data_dir, self.port = Path(data_dir).absolute(), port
         self._heap_mib = heap_mib
+        self._properties, self._features = dict(properties or {}), dict(features or {})
+        self._cluster_id = cluster_id or new_cluster_id()
         self._choose_port = port == 0
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: Watchdog | None = None
@@ -187,13 +202,14 @@ class EmbeddedBroker:
         log_dir = str(self.data_dir / "log").replace("\\", "\\\\")
         path = self.data_dir / "server.properties"
         filled = text.format_map({"port": self.port, "controller_port": free_port(), "log_dir": log_dir})
-        path.write_text(filled, "utf-8")
+        added = "".join(f"{name}={value}\n" for name, value in self._properties.items())
+        path.write_text(filled + added, "utf-8")
         return str(path)
 
     def _format(self, command: str, jars: str, config: str) -> None:
-        # A letter first: the tool takes an id that begins with "-", one in 64, for an option.
-        cluster = "M" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
-        arguments = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", config]
+        arguments = ["kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", config]
+        for name, level in self._features.items():
+            arguments += ["--feature", f"{name}={level}"]
         done = subprocess.run(
             [command, *_JVM, *_logging(), "-cp", jars, *arguments], capture_output=True, text=True, check=False
         )
@@ -271,6 +287,11 @@ def answers(bootstrap_servers: str, timeout: float) -> str | None:
         client.poll(0)
         return "; ".join(dict.fromkeys([*reasons, e.args[0].str()]))
     return None
+
+
+def new_cluster_id() -> str:
+    """22 characters. A letter first: Kafka's tool takes an id that begins with "-", one in 64, for an option."""
+    return "M" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
 
 
 def _logging() -> list[str]:

@@ -2,7 +2,7 @@
 
 aiokafka cannot send the generation, so a paused worker's late commit would be accepted; hence librdkafka. All calls run
 in one thread of their own. What cannot be decided ends the process: its successor's `init_transactions` raises the
-epoch before the next begin (hole j).
+epoch before the next begin, as we do where a connection broke in a transaction that was decided (hole j).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 import confluent_kafka as ck
 
 from millstream.cluster import TP
-from millstream.errors import BrokerError, MillstreamError
+from millstream.errors import MillstreamError
 from millstream.failpoints import declare, failpoint
+from millstream.transactional import TransactionalClient
 from streams.engine.chunk import Output
 from streams.engine.plan import Position
 
@@ -79,28 +80,18 @@ class TransactionalProducer:
         self, config: dict[str, Any], transactional_id: str, timeout: float, max_message_bytes: int = 8 << 20
     ) -> None:
         self._timeout = timeout
-        self._producer = ck.Producer(
-            {
-                **config,
-                "transactional.id": transactional_id,
-                "transaction.timeout.ms": int(timeout * 1000),
-                "partitioner": "murmur2_random",  # hole m
-                "linger.ms": 0,
-                "retry.backoff.ms": 5,  # the default of 100 makes 9 transactions/s out of 87
-                "compression.type": "lz4",
-                "queue.buffering.max.messages": 1_000_000,
-                "queue.buffering.max.kbytes": 1 << 20,
-                "message.max.bytes": max_message_bytes,
-            }
-        )
-        try:
-            self._producer.init_transactions(60)
-        except ck.KafkaException as exc:
-            raise BrokerError(f"transactional producer {transactional_id!r} cannot start: {exc.args[0].str()}") from exc
+        more = {
+            "linger.ms": 0,
+            "queue.buffering.max.messages": 1_000_000,
+            "queue.buffering.max.kbytes": 1 << 20,
+            "message.max.bytes": max_message_bytes,
+        }
+        self._client = TransactionalClient(config | more, transactional_id, timeout, start_timeout=60)
 
     def commit(self, txn: Transaction, metadata: bytes) -> None:
         """Run one transaction. Raises PartitionsLostError (aborted) or UndecidedTransactionError."""
-        producer = self._producer
+        self._client.refresh()
+        producer = self._client.producer
         try:
             producer.begin_transaction()
             failpoint(BEGUN)
@@ -120,7 +111,7 @@ class TransactionalProducer:
         if error.fatal() or not error.txn_requires_abort():
             raise UndecidedTransactionError(f"transaction: {error.name()}: {error.str()}") from exc
         try:
-            self._producer.abort_transaction(self._timeout)
+            self._client.producer.abort_transaction(self._timeout)
         except ck.KafkaException as again:
             raise UndecidedTransactionError(f"abort after {error.name()}: {again.args[0].str()}") from again
         if error.code() in _FENCED:

@@ -14,6 +14,7 @@ import confluent_kafka as ck
 from confluent_kafka.admin import OffsetSpec
 
 from millstream.cluster import TP, Cluster
+from millstream.transactional import TransactionalClient
 from streams.engine import cycle, loading, recovery
 
 READ = "control: read too early"
@@ -94,6 +95,11 @@ def _read_ends_first(isolation: ck.IsolationLevel) -> None:
     Cluster.offsets = early  # type: ignore[method-assign]
 
 
+def same_producer() -> None:
+    """Hole j's rule away: the next transaction begins under the same epoch though a request of the last is lost."""
+    TransactionalClient._lost = lambda _self: ""  # type: ignore[method-assign]
+
+
 CONTROLS: dict[str, Callable[[], None]] = {
-    f.__name__: f for f in (no_plan, no_generation, unstable_offsets, ends_first, committed_ends_first)
+    f.__name__: f for f in (no_plan, no_generation, unstable_offsets, ends_first, committed_ends_first, same_producer)
 }

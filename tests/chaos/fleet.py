@@ -135,6 +135,8 @@ class Fleet:
         self.workers: dict[str, Worker] = {}
         self.lives = 0
         self.codes: Counter[int] = Counter()
+        self.prefixes: dict[str, list[str]] = {}
+        """Slot -> what stands before its commands: the host that it runs on."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MILLSTREAM_")}
         values = SETTINGS | {"DATA_DIR": home / "data"} | settings
         self.env = clean | {f"MILLSTREAM_{k}": str(v) for k, v in values.items()}
@@ -179,7 +181,9 @@ class Fleet:
         env |= {"MILLSTREAM_WORKER_SLOT": slot, "MILLSTREAM_SEED": str(self.random.randrange(1, 10**9))}
         if failpoints:
             env["MILLSTREAM_FAILPOINTS"] = failpoints
-        return Worker(slot, command, env, self.home / f"{slot}-{self.lives:03d}.log", stdin)
+        return Worker(
+            slot, [*self.prefixes.get(slot, ()), *command], env, self.home / f"{slot}-{self.lives:03d}.log", stdin
+        )
 
     def hits(self) -> Counter[str]:
         """Failpoint -> how often it was reached while armed."""

@@ -13,7 +13,7 @@ from confluent_kafka.cimpl import NewTopic
 
 def create_topic(admin: AdminClient, name: str, partitions: int = 1, config: Mapping[str, str] | None = None) -> str:
     """Create the topic, wait until it is there, give its name back."""
-    made = admin.create_topics([NewTopic(name, partitions, 1, config=dict(config or {}))], operation_timeout=30)
+    made = admin.create_topics([NewTopic(name, partitions, -1, config=dict(config or {}))], operation_timeout=30)
     made[name].result(30)
     return name
 
