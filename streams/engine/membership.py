@@ -11,7 +11,9 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 
 from millstream.cluster import TP
+from millstream.errors import BrokerError
 from streams.engine import fetch
+from streams.engine.failure import die
 from streams.engine.plan import Position
 
 FETCH_BATCHES = 2000
@@ -66,6 +68,13 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             metadata_max_age_ms=int(settings.discovery_interval * 1000),  # how soon new topics are seen (T12)
             **driver.credentials_to_aiokafka_auth(app.conf.broker_credentials, app.conf.ssl_context),
         )
+
+    async def on_start(self) -> None:
+        """Connect. A broker that went away after the app found it ends the worker like every error of a broker."""
+        try:
+            await super().on_start()
+        except aiokafka.errors.KafkaError as exc:
+            die(BrokerError(f"the consumer cannot connect: {exc}"))
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Subscribe to every topic that an agent reads, those to come included."""

@@ -62,8 +62,10 @@ class Request:
         return text.encode() in self.frame
 
 
-def error_of(api: int, version: int, answer: bytes) -> int:
-    """Error code of an answer to EndTxn, or of the first partition in one to TxnOffsetCommit."""
+def error_of(api: int, version: int, answer: bytes) -> int | None:
+    """Error code of an answer to EndTxn, or of the first partition in one to TxnOffsetCommit; of others None."""
+    if api not in _FLEXIBLE:
+        return None
     flexible = version >= _FLEXIBLE[api]
     at = 4 + 4 + int(flexible) + 4  # size, correlation id, tagged fields, throttle time
     if api == TXN_OFFSET_COMMIT:
@@ -98,8 +100,8 @@ class Held:
         assert self.request is not None
         return self.request
 
-    def release(self, timeout: float = 30) -> int:
-        """Let it go on to the broker, on the connection that it came by; the error code of the broker's answer."""
+    def release(self, timeout: float = 30) -> int | None:
+        """Let it go on to the broker, on the connection that it came by; see `error_of`."""
         assert self._send is not None
         assert self._proxy is not None
         assert self.request is not None
@@ -141,6 +143,7 @@ class KafkaProxy:
         self._links: set[_Link] = set()
         self._delay = {"up": 0.0, "down": 0.0}
         self._refusing = False
+        self._rejected: Match = lambda _: False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._server: asyncio.Server | None = None
@@ -185,6 +188,10 @@ class KafkaProxy:
     def refuse(self, refusing: bool) -> None:
         """New connections are cut at once."""
         self._refusing = refusing
+
+    def reject(self, match: Match) -> None:
+        """From now on every request that matches cuts its connection; it does not reach the broker."""
+        self._rejected = match
 
     # ------------------------------------------------------------------ life
     def start(self) -> None:
@@ -268,6 +275,9 @@ class KafkaProxy:
         while True:
             request = Request.parse(await _frame(link.from_client))
             self.seen[request.api] += 1
+            if self._rejected(request):
+                link.to_client.close()
+                return
             if self._delay["up"]:
                 await asyncio.sleep(self._delay["up"])
             await self._open["up"].wait()
