@@ -10,11 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from confluent_kafka import TopicCollection
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from millstream.broker import EmbeddedBroker
 from millstream.broker.embedded import new_cluster_id
+from tests.support.waiting import wait_until
 
 HEAP_MIB = 256
 
@@ -85,25 +86,31 @@ class EmbeddedCluster:
 
     def wait_in_sync(self, timeout: float) -> None:
         """Until every replica of every partition, Kafka's own topics included, is in sync."""
-        from tests.support.waiting import wait_until
-
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 2})
 
         def behind() -> list[str]:
-            topics = admin.list_topics(timeout=30).topics.values()
+            try:
+                topics = admin.list_topics(timeout=10).topics.values()
+            except KafkaException:
+                return ["nobody answers"]
             return [f"{t.topic}-{p.id}" for t in topics for p in t.partitions.values() if len(p.isrs) < len(p.replicas)]
 
         wait_until(lambda: not behind(), timeout, "all replicas in sync", every=0.3)
 
     def coordinators(self, group: str, transactional_id: str) -> tuple[int, int]:
-        """Which broker coordinates the group, and which one the transactions of the id: leaders of their partitions."""
+        """Which broker coordinates the group, and which one the transactions of the id: leaders of their partitions.
+
+        -1: nobody does at the moment, or nobody answers.
+        """
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 2})
+        try:
+            topics = admin.list_topics(timeout=10).topics
+        except KafkaException:
+            return -1, -1
         found = []
         for topic, key in (("__consumer_offsets", group), ("__transaction_state", transactional_id)):
-            future = admin.describe_topics(TopicCollection([topic]), request_timeout=30)[topic]
-            partitions = future.result().partitions
-            leader = partitions[abs(_java_hash(key)) % len(partitions)].leader
-            found.append(leader.id if leader is not None else -1)
+            partitions = topics[topic].partitions
+            found.append(partitions[abs(_java_hash(key)) % len(partitions)].leader)
         return found[0], found[1]
 
     def _each(self, nodes: Iterable[int], call: Callable[[EmbeddedBroker], None]) -> None:

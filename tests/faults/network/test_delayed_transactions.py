@@ -55,7 +55,7 @@ def _second_life(scenario: StreamScenario, place: Site, api: int, armed: str, *,
     return held
 
 
-def _judge(scenario: StreamScenario, control: str, answered: int, *caught: str) -> None:
+def _judge(scenario: StreamScenario, control: str, answered: int | None, *caught: str) -> None:
     scenario.feeder.send(RECORDS)
     scenario.drain()
     found = scenario.verdict()
