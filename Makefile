@@ -1,7 +1,7 @@
 # `make` lists what there is. Everything runs in .venv, made from requirements.lock.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint kafka kafka-stop lock fixtures bench chaos clean preflight
+.PHONY: help demo test lint kafka kafka-stop lock proto fixtures bench chaos clean preflight
 
 BIN := .venv/bin
 # By content, so that neither a fresh checkout nor `touch` installs anything anew.
@@ -34,6 +34,10 @@ lock: $(INSTALLED)  ## Resolve requirements.lock anew from pyproject.toml
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile --generate-hashes --no-emit-index-url --no-annotate --no-header --all-extras \
 		pyproject.toml -o requirements.lock
+
+proto: $(INSTALLED)  ## Generate code from schemas/events/*.proto, and put what was added on record
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. schemas/events/video.proto
+	$(BIN)/python -m tests.unit.events.contract
 
 fixtures: $(INSTALLED)  ## Make the RDB test files anew with real Redis servers (they are committed)
 	$(BIN)/python tests/fixtures/rdb/make.py
