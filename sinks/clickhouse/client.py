@@ -66,11 +66,16 @@ _WHAT_TO_DO = {
     192: "check user and password in the URL",
     193: "check user and password in the URL",
     194: "check user and password in the URL",
+    241: "lower MILLSTREAM_CHUNK_MAX_ROWS, or raise the user's max_memory_usage",
+    242: "look why the server has the table read-only (its disk, its replicas)",
     243: "free space on the server's disk",
+    252: "merges fall behind: raise MILLSTREAM_CHUNK_MAX_ROWS and MILLSTREAM_CHUNK_MAX_AGE, so that parts are fewer",
     497: "grant the user what the message names",
     516: "check user and password in the URL",
 }
 _CODE = re.compile(r"\bCode: (\d+)\b")
+_EXCEPTION = re.compile(r"\bCode: \d+\. DB::\w*Exception: .*", re.DOTALL)
+"""In an answer with status 200: the statement failed after the headers were out."""
 
 
 class Client(Protocol):
@@ -163,13 +168,20 @@ class HttpClient:
         """See Client."""
         query = self._connected().raw_query(sql, parameters=dict(parameters or {}), fmt="JSONCompact")
         answer = await self._guard(query, purpose, SLOW_TIMEOUT_S if slow else self._config.send_timeout)
-        data: list[list[Any]] = json.loads(answer)["data"]
+        try:
+            data: list[list[Any]] = json.loads(answer)["data"]
+        except (ValueError, KeyError, TypeError):
+            text = bytes(answer).decode(errors="replace")
+            self._refuse_exception(text, purpose)
+            what = f"the answer is no result: {text[-200:]!r}"
+            raise failure(self.url, purpose, what, None, transient=True) from None
         return data
 
     async def run(self, sql: str, parameters: Parameters | None = None, *, purpose: str, slow: bool = False) -> None:
         """See Client."""
         timeout = SLOW_TIMEOUT_S if slow else self._config.send_timeout
-        await self._guard(self._connected().command(sql, parameters=dict(parameters or {})), purpose, timeout)
+        command = self._connected().command(sql, parameters=dict(parameters or {}))
+        self._refuse_exception(await self._guard(command, purpose, timeout), purpose)
 
     async def insert(
         self, sql: str, body: bytes, parameters: Parameters, *, token: str, query_id: str, purpose: str
@@ -182,6 +194,7 @@ class HttpClient:
         answer = await self._guard(command, purpose, self._config.send_timeout)
         if isinstance(answer, QuerySummary) and "written_rows" in answer.summary:
             return int(answer.written_rows)
+        self._refuse_exception(answer, purpose)
         return None
 
     async def close(self) -> None:
@@ -189,6 +202,12 @@ class HttpClient:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+    def _refuse_exception(self, answer: object, purpose: str) -> None:
+        """Raise if the answer, of status 200, ends in the text of an exception."""
+        text = "\n".join(map(str, answer)) if isinstance(answer, list | tuple) else answer
+        if isinstance(text, str) and (found := _EXCEPTION.search(text)):
+            raise failure(self.url, purpose, found[0], None, transient=True)
 
     def _connected(self) -> Any:
         if self._client is None:

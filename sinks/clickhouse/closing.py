@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from millstream.errors import BatchRefusedError, RunVoidError
+from millstream.errors import BatchRefusedError, RetryableSinkError, RunVoidError
 from millstream.failpoints import declare, failpoint
 from schemas.batch import Batch, Run
 from sinks.base import InstanceRange
@@ -58,7 +58,13 @@ class Closing:
             purpose=f"close batch {batch.key}",
         )
         failpoint(AFTER)
-        if await self._runs(batch) != {digest}:
+        found = await self._runs(batch)
+        if not found:
+            raise RetryableSinkError(
+                f"ClickHouse {self._client.url}: acknowledged that batch {batch.key} is closed and does not have it in"
+                f" {CLOSED}"
+            )
+        if found != {digest}:
             raise BatchRefusedError(
                 f"ClickHouse {self._client.url}: batch {batch.key} was closed with other runs in {CLOSED}. Was"
                 f" `millstream reset` called while it was published? {_OTHER}"

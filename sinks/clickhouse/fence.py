@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from millstream.errors import IdentityMismatchError, SinkError
+from millstream.errors import IdentityMismatchError, RetryableSinkError, SinkError
 from millstream.failpoints import declare, failpoint
 from millstream.logs import get_logger
 from schemas.chunk import ChunkId
@@ -64,6 +64,11 @@ class Fence:
                 )
             if highest > chunk.generation:
                 raise self.lost(chunk, highest)
+            if highest < chunk.generation:
+                raise RetryableSinkError(
+                    f"ClickHouse {self._client.url}: acknowledged generation {chunk.generation} of {chunk.topic}"
+                    f"[{chunk.partition}] and does not have it in {FENCE}"
+                )
             held = self._held[key] = _Held(chunk.generation, label)
         return held.label
 

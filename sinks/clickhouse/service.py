@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from millstream.errors import BatchRefusedError, SinkError
+from millstream.errors import BatchRefusedError, RetryableSinkError, SinkError
 from millstream.failpoints import declare, failpoint
 from millstream.logs import get_logger
 from schemas.batch import Batch, Run
@@ -151,6 +151,8 @@ class ClickHouseBatches(_ClickHouseSink):
         failpoint(BEFORE_MARKER)
         purpose = f"complete batch {batch.key}"
         await self._client.run(self._statement("complete_batch"), _batch(batch), purpose=purpose)
+        if not await self._completed(batch):
+            raise RetryableSinkError(f"ClickHouse {self._client.url}: could not {purpose}: acknowledged, and not there")
         failpoint(AFTER_MARKER)
         log.info(
             "clickhouse_finalize_batch",
@@ -184,10 +186,18 @@ class ClickHouseBatches(_ClickHouseSink):
     async def _delete_voided(self, restriction: str, valid: str, parameters: Parameters) -> None:
         purpose = f"delete rows of voided runs ({parameters.get('instance', 'instances without a valid run')})"
         count = self._statement("count_voided", restriction=restriction, valid=valid)
-        if int((await self._client.rows(count, parameters, purpose=purpose, slow=True))[0][0]) == 0:
+
+        async def left() -> int:
+            return int((await self._client.rows(count, parameters, purpose=purpose, slow=True))[0][0])
+
+        if not await left():
             return
         delete = self._statement("delete_voided", restriction=restriction, valid=valid)
         await self._client.run(delete, parameters, purpose=purpose, slow=True)
+        if rows := await left():
+            raise RetryableSinkError(
+                f"ClickHouse {self._client.url}: could not {purpose}: acknowledged, and {rows} rows are still there"
+            )
         failpoint(AFTER_DELETE)
         log.info("clickhouse_delete_voided", instance=parameters.get("instance", ""), description=purpose)
 

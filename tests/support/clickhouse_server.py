@@ -9,6 +9,12 @@ and what a real server does at a crash or under load is only imitated:
 | `error` | answered with `status` and `code`, not run |
 | `error_after` | run, then answered with `status` and `code` |
 | `drop_before`, `drop_after` | the connection is cut before, or after, it ran |
+| `reset_upload` | the connection is reset while the body is on its way |
+| `half_header` | it runs, and the connection is cut in the middle of the answer's headers |
+| `half_body` | it runs, and the connection is cut in the middle of the answer's body |
+| `exception_200`, `exception_200_after` | answered with 200 and the exception `code` as body, not run, or run |
+| `die_before`, `die_after` | the server is killed before, or after, it ran |
+| `die_at_rename` | the server is killed at the rename that makes the part visible: its token is logged by then |
 | `quiet` | it runs, and the answer does not tell how many rows were written |
 | `hang` | held back as if still on its way; runs after `release`, whether or not the client is there |
 | `hang_running` | held as a running query: KILL QUERY ends it, `release` lets it run |
@@ -23,6 +29,7 @@ import base64
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -39,6 +46,7 @@ from aiohttp import web
 from chdb.session import Session
 
 from sinks.clickhouse.embedded import insert_from_body
+from tests.support import dying
 
 INSERT = "FORMAT ArrowStream"
 """In every statement that inserts a chunk, and in no other."""
@@ -115,18 +123,30 @@ class Server:
         """Run a statement of the HTTP interface."""
         if self.credentials and not self._authorized(request):
             return _error("Code: 516. DB::Exception: Authentication failed (AUTHENTICATION_FAILED)", 516, 403)
-        body, params = await request.read(), dict(request.query)
+        params = dict(request.query)
         sql = params.get("query", "")
+        fault = self._hit(sql)
+        if fault and fault.mode == "reset_upload":
+            await request.content.readexactly(64 * 1024)
+            self.statements.append(sql)
+            return self._cut(request)
+        body = await request.read()
         if not sql:
             sql, body = body.decode(), b""
+            fault = self._hit(sql)
         self.statements.append(sql)
         query_id = params.get("query_id", "")
-        fault = self._hit(sql)
         mode = fault.mode if fault else ""
+        if mode == "die_before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if mode == "die_at_rename":
+            await asyncio.get_running_loop().run_in_executor(self.engine, dying.at_next_rename)
         if fault and mode == "error":
             return _error(_injected(fault.code), fault.code, fault.status)
         if mode == "drop_before":
             return self._cut(request)
+        if fault and mode == "exception_200":
+            return web.Response(text=_injected(fault.code))
         if mode.startswith("hang"):
             event = asyncio.Event()
             self.hanging[query_id] = (event, mode == "hang_running")
@@ -150,6 +170,12 @@ class Server:
             return self._cut(request)
         if fault and mode == "error_after":
             return _error(_injected(fault.code), fault.code, fault.status)
+        if fault and mode == "exception_200_after":
+            return web.Response(body=output + _injected(fault.code).encode())
+        if mode == "die_after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if mode in ("half_header", "half_body"):
+            return self._half(request, output if mode == "half_body" else b"", query_id)
         headers = {"X-ClickHouse-Query-Id": query_id}
         if mode != "quiet":
             headers["X-ClickHouse-Summary"] = json.dumps(summary)
@@ -171,6 +197,13 @@ class Server:
     def _cut(self, request: web.Request) -> web.Response:
         if request.transport is not None:
             request.transport.abort()
+        return web.Response()
+
+    def _half(self, request: web.Request, output: bytes, query_id: str) -> web.Response:
+        head = f"HTTP/1.1 200 OK\r\nX-ClickHouse-Query-Id: {query_id}\r\nContent-Length: {len(output)}\r\n"
+        if request.transport is not None:
+            request.transport.write(head.encode() + (b"\r\n" + output[: len(output) // 2] if output else b""))
+            request.transport.close()
         return web.Response()
 
     def _kill(self, params: dict[str, str]) -> None:
