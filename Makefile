@@ -6,6 +6,8 @@
 BIN := .venv/bin
 # By content, so that neither a fresh checkout nor `touch` installs anything anew.
 INSTALLED := .venv/installed-$(shell cat requirements.lock pyproject.toml | cksum | tr ' ' '-')
+# What the benchmark compares with: other versions of the same packages, so a venv of its own.
+BENCH_INSTALLED := bench/.venv/installed-$(shell cksum < bench/requirements.txt | tr ' ' '-')
 KAFKA_PORT ?= 9092
 KAFKA_DIR := var/kafka-$(KAFKA_PORT)
 
@@ -30,10 +32,12 @@ kafka: $(INSTALLED)  ## Leave a development broker running (KAFKA_PORT=9092)
 kafka-stop: $(INSTALLED)  ## Stop it
 	@$(BIN)/python -m millstream.broker stop --data-dir $(KAFKA_DIR)
 
-lock: $(INSTALLED)  ## Resolve requirements.lock anew from pyproject.toml
+lock: $(INSTALLED)  ## Resolve requirements.lock anew from pyproject.toml, and the benchmark's
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile --generate-hashes --no-emit-index-url --no-annotate --no-header --all-extras \
 		pyproject.toml -o requirements.lock
+	{ cat bench/requirements.in; grep -oE '^(msgspec|numpy|pyarrow)==[^ ]+' requirements.lock; } | \
+		$(BIN)/uv pip compile --generate-hashes --no-emit-index-url --no-annotate --no-header - -o bench/requirements.txt
 
 proto: $(INSTALLED)  ## Generate code from schemas/events/*.proto, and put what was added on record
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. schemas/events/video.proto
@@ -42,8 +46,8 @@ proto: $(INSTALLED)  ## Generate code from schemas/events/*.proto, and put what 
 fixtures: $(INSTALLED)  ## Make the RDB test files anew with real Redis servers (they are committed)
 	$(BIN)/python tests/fixtures/rdb/make.py
 
-bench: $(INSTALLED)  ## Throughput, with and without transactions, against a hand-written loop and stock Faust
-	$(BIN)/python -m bench
+bench: $(INSTALLED) $(BENCH_INSTALLED)  ## Speed, latency and memory, beside others (BENCH="--rounds 1 --only json"; docs/benchmarks.md)
+	$(BIN)/python -m bench $(BENCH)
 
 chaos: $(INSTALLED)  ## Attack real workers at random and check what came out (CHAOS_MINUTES=10 CHAOS_SEED=n; docs/proof.md)
 	$(BIN)/python -m tests.chaos.run
@@ -62,4 +66,10 @@ $(INSTALLED): | preflight
 	rm -f .venv/installed-*
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(BENCH_INSTALLED): | preflight
+	test -x bench/.venv/bin/python || "$$(sh tools/preflight.sh)" -m venv bench/.venv
+	rm -f bench/.venv/installed-*
+	bench/.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r bench/requirements.txt
 	touch $@

@@ -21,7 +21,7 @@ def cpu_seconds() -> float:
 
 
 class Clock:
-    """Counts rows up to `total`, then writes the result to `out`."""
+    """Counts rows up to `total`, then writes the result to `out`; `started` beside it appears with the start."""
 
     def __init__(self, total: int, out: Path) -> None:
         self.total, self.out = total, out
@@ -36,13 +36,16 @@ class Clock:
     def start(self) -> None:
         """The contender may fetch from now on. Only the first call counts."""
         if self._began is None:
+            self.out.with_name("started").touch()
             self._began = time.perf_counter(), cpu_seconds()
 
     def add(self, rows: int, **extra: Any) -> bool:
         """So many more rows are durable. True when that were all; `extra` then goes into the result."""
-        self.rows += rows
+        before, self.rows = self.rows, self.rows + rows
         if self.rows < self.total:
             return False
+        if before >= self.total:
+            return True
         assert self._began is not None, "the clock was never started"
         wall, cpu = time.perf_counter() - self._began[0], cpu_seconds() - self._began[1]
         tmp = self.out.with_suffix(".tmp")

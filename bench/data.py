@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import confluent_kafka as ck
@@ -14,6 +15,9 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 PARTITIONS = 4
 MESSAGE_ROWS = 8192
+
+Record = tuple[int, bytes | None, bytes]
+"""Partition, key, value."""
 
 SCHEMA = pa.schema(
     [
@@ -45,10 +49,16 @@ def record(i: int) -> dict[str, Any]:
     }
 
 
-def json_records(count: int) -> Iterable[tuple[int, bytes | None, bytes]]:
-    """(partition, key, value) of `count` JSON records."""
+def json_records(count: int, partitions: int = PARTITIONS) -> Iterable[Record]:
+    """`count` JSON records."""
     encode = msgspec.json.encode
-    return ((i % PARTITIONS, None, encode(record(i))) for i in range(count))
+    return ((i % partitions, None, encode(record(i))) for i in range(count))
+
+
+def backlog(count: int) -> Iterable[Record]:
+    """`count` JSON records, the same 100,000 over and over: made faster."""
+    some = list(json_records(min(count, 100_000)))
+    return itertools.islice(itertools.cycle(some), count)
 
 
 def arrow_batches(count: int) -> Iterable[pa.RecordBatch]:
@@ -60,7 +70,7 @@ def arrow_batches(count: int) -> Iterable[pa.RecordBatch]:
         yield batch.set_column(2, SCHEMA.field("ts"), pa.array(ids + 1_700_000_000_000))
 
 
-def arrow_records(count: int) -> Iterable[tuple[int, bytes | None, bytes]]:
+def arrow_records(count: int) -> Iterable[Record]:
     """(partition, key, value) of the Arrow messages."""
     for n, batch in enumerate(arrow_batches(count)):
         sink = pa.BufferOutputStream()
@@ -69,7 +79,7 @@ def arrow_records(count: int) -> Iterable[tuple[int, bytes | None, bytes]]:
         yield n % PARTITIONS, None, sink.getvalue().to_pybytes()
 
 
-def keyed_records(count: int, keys: int) -> Iterable[tuple[int, bytes | None, bytes]]:
+def keyed_records(count: int, keys: int) -> Iterable[Record]:
     """(partition, key, value) to count by key; a key is always in the same partition."""
     picks = random.Random(1)
     for _ in range(count):
@@ -78,7 +88,7 @@ def keyed_records(count: int, keys: int) -> Iterable[tuple[int, bytes | None, by
         yield n % PARTITIONS, key.encode(), b'{"user":"%b","amount":%d}' % (key.encode(), n % 97)
 
 
-def changelog_records(keys: int) -> Iterable[tuple[int, bytes | None, bytes]]:
+def changelog_records(keys: int) -> Iterable[Record]:
     """(partition, key, value) of a changelog as Faust's JSON serializers write it: one record per key."""
     for n in range(keys):
         yield n % PARTITIONS, b'"user-%08d"' % n, b"%d" % (n % 1000)
@@ -91,9 +101,9 @@ def create(servers: str, topic: str, partitions: int = PARTITIONS, **config: str
     admin.create_topics([new])[topic].result(30)
 
 
-def fill(servers: str, topic: str, records: Iterable[tuple[int, bytes | None, bytes]]) -> None:
+def fill(servers: str, topic: str, records: Iterable[Record], partitions: int = PARTITIONS) -> None:
     """Create the topic and produce the records, uncompressed, in log batches of up to 256 KiB."""
-    create(servers, topic)
+    create(servers, topic, partitions)
     failed: list[str] = []
     producer = ck.Producer(
         {
@@ -102,17 +112,18 @@ def fill(servers: str, topic: str, records: Iterable[tuple[int, bytes | None, by
             "batch.size": 1 << 18,
             "message.max.bytes": 16 << 20,
             "queue.buffering.max.messages": 500_000,
+            "delivery.report.only.error": True,
         }
     )
 
-    def delivered(error: ck.KafkaError | None, _message: ck.Message) -> None:
+    def refused(error: ck.KafkaError | None, _message: ck.Message) -> None:
         if error is not None:
             failed.append(error.str())
 
     for n, (partition, key, value) in enumerate(records):
         while True:
             try:
-                producer.produce(topic, value, key, partition, on_delivery=delivered)
+                producer.produce(topic, value, key, partition, on_delivery=refused)
                 break
             except BufferError:
                 producer.poll(0.1)
@@ -124,26 +135,34 @@ def fill(servers: str, topic: str, records: Iterable[tuple[int, bytes | None, by
         raise RuntimeError(f"topic {topic}: {failed[0]}")
 
 
+def drop(servers: str, *topics: str) -> None:
+    """Delete topics, to give their pages in memory back."""
+    admin = AdminClient({"bootstrap.servers": servers, "log_level": 2})
+    for future in admin.delete_topics(list(topics)).values():
+        future.result(30)
+
+
 def expected_offsets(servers: str, topic: str) -> dict[int, np.ndarray[Any, np.dtype[np.int64]]]:
     """Offsets that hold a record, by partition: the topics are filled without transactions, so all of them do."""
     consumer = ck.Consumer({"bootstrap.servers": servers, "group.id": "bench-ends"})
     try:
         return {
             p: np.arange(*consumer.get_watermark_offsets(ck.TopicPartition(topic, p), 10), dtype=np.int64)
-            for p in range(PARTITIONS)
+            for p in consumer.list_topics(topic, 10).topics[topic].partitions
         }
     finally:
         consumer.close()
 
 
-def sum_of_values(servers: str, topic: str) -> int:
-    """Sum of the last value of every key, values being numbers as text: what a table of counts adds up to."""
+def sum_of_values(servers: str, topic: str, number: Callable[[bytes], int]) -> int:
+    """Sum of the committed last value of every key: what a table of counts adds up to."""
     consumer = ck.Consumer(
         {
             "bootstrap.servers": servers,
             "group.id": "bench-sum",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
+            "isolation.level": "read_committed",
         }
     )
     try:
@@ -157,7 +176,7 @@ def sum_of_values(servers: str, topic: str) -> int:
                         raise RuntimeError(f"topic {topic}: {message.error().str()}")
                     ended += 1
                 else:
-                    last[message.key()] = int(message.value())
+                    last[message.key()] = number(message.value())
         return sum(last.values())
     finally:
         consumer.close()

@@ -1,4 +1,4 @@
-"""Runs one contender as a process of its own, and checks what it wrote."""
+"""Runs one contender as a process of its own."""
 
 from __future__ import annotations
 
@@ -10,15 +10,11 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import numpy as np
-import pyarrow.parquet as pq
-
-from bench.data import expected_offsets
 from bench.tree import Tree
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +40,10 @@ class Result:
     """Peak resident bytes of its largest process, imports included."""
     processes: dict[str, Any] = field(default_factory=dict)
     """Of several processes: name -> CPU seconds and peak resident bytes."""
+    bytes_out: int = 0
+    """Bytes of files written, and of the log of topics written."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What only its group measures."""
 
     @property
     def per_cpu_second(self) -> float:
@@ -136,69 +136,88 @@ def worker_command(module: str) -> list[str]:
 class Contender:
     """Something that is measured."""
 
+    key: str
+    """What targets and plots call it."""
     name: str
     command: list[str]
     topic: str
     records: int
     """Rows it has to make durable."""
-    env: Mapping[str, str] | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
     message_rows: int = 1
     """Rows of each message of the topic; 0: what it writes has no offsets to check."""
 
 
-def run(contender: Contender, servers: str, directory: Path) -> Result:
-    """Run it in `directory` until its clock stops. Raises ContenderError."""
-    sink, result = directory / "sink", directory / "result.json"
-    sink.mkdir(parents=True)
-    app = f"bench-{uuid.uuid4().hex[:12]}"
-    (directory / "app.json").write_text(json.dumps(app))
-    env = clean_env() | {
-        "MILLSTREAM_BOOTSTRAP_SERVERS": servers,
-        "MILLSTREAM_APP_ID": app,
-        "MILLSTREAM_WORKER_SLOT": "bench",
-        "MILLSTREAM_DATA_DIR": str(directory / "data"),
-        "MILLSTREAM_LOG_LEVEL": "warning",
-        "BENCH_SERVERS": servers,
-        "BENCH_TOPIC": contender.topic,
-        "BENCH_RECORDS": str(contender.records),
-        "BENCH_RESULT": str(result),
-        "BENCH_SINK": str(sink),
-        **(contender.env or {}),
-    }
-    process = Process(contender.command, env, directory / "log")
-    tree = Tree(process.pid)
-    try:
-        deadline = time.monotonic() + TIMEOUT
-        while not result.exists():
-            tree.look()
-            if (ended := process.poll()) is not None and not result.exists():
-                raise ContenderError(f"{contender.name} ended with {ended.code}:\n{process.tail()}")
+class Running:
+    """A contender under way in `directory`, until the block ends. Raises ContenderError where it ends before."""
+
+    def __init__(self, contender: Contender, servers: str, directory: Path, app: str) -> None:
+        self.contender = contender
+        self.sink, self._result = directory / "sink", directory / "result.json"
+        self.sink.mkdir(parents=True, exist_ok=True)
+        self.env = clean_env() | {
+            "MILLSTREAM_BOOTSTRAP_SERVERS": servers,
+            "MILLSTREAM_APP_ID": app,
+            "MILLSTREAM_WORKER_SLOT": "bench",
+            "MILLSTREAM_DATA_DIR": str(directory / "data"),
+            "MILLSTREAM_LOG_LEVEL": "warning",
+            "BENCH_SERVERS": servers,
+            "BENCH_TOPIC": contender.topic,
+            "BENCH_RECORDS": str(contender.records),
+            "BENCH_RESULT": str(self._result),
+            "BENCH_SINK": str(self.sink),
+            **{name: value.format(app=app) for name, value in contender.env.items()},
+        }
+        self._log = directory / "log"
+
+    def __enter__(self) -> Self:
+        self.process = Process(self.contender.command, self.env, self._log)
+        self.tree = Tree(self.process.pid)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stop()
+
+    def wait(self, reached: Callable[[], bool], what: str, timeout: float = TIMEOUT) -> None:
+        """Until something is reached, its processes watched meanwhile."""
+        deadline = time.monotonic() + timeout
+        while not reached():
+            self.tree.look()
+            if (ended := self.process.poll()) is not None and not reached():
+                raise ContenderError(f"{self.contender.name} ended with {ended.code}:\n{self.process.tail()}")
             if time.monotonic() > deadline:
-                raise ContenderError(f"{contender.name}: no result after {TIMEOUT:g} s:\n{process.tail()}")
-            time.sleep(0.02)
-        tree.look()
-    finally:
-        process.stop()
-    found = json.loads(result.read_text())
-    return Result(found["rows"], found["wall"], found["cpu"], max(u.rss for u in tree.seen.values()))
+                tail = self.process.tail()
+                raise ContenderError(f"{self.contender.name}: no {what} after {timeout:g} s:\n{tail}")
+            time.sleep(0.05)
+        self.tree.look()
+
+    def started(self) -> bool:
+        """Whether its clock runs."""
+        return self._result.with_name("started").exists()
+
+    def done(self) -> bool:
+        """Whether its clock has stopped."""
+        return self._result.exists()
+
+    def result(self, **extra: Any) -> Result:
+        """What it gave, once done."""
+        found = json.loads(self._result.read_text())
+        rss = max(u.rss for u in self.tree.seen.values())
+        return Result(found["rows"], found["wall"], found["cpu"], rss, extra=extra)
 
 
-def check_offsets(servers: str, topic: str, sink: Path, message_rows: int = 1) -> None:
-    """Every (partition, offset) of the topic stands in the files, once for each row. Raises ContenderError."""
-    found: dict[int, list[Any]] = {}
-    for path in sorted(sink.rglob("*.parquet")):
-        file = pq.ParquetFile(path)
-        if "_partition" in file.schema_arrow.names:
-            table = file.read(["_partition", "_offset"])
-            partitions, offsets = (table[c].to_numpy() for c in ("_partition", "_offset"))
-            for p in np.unique(partitions).tolist():
-                found.setdefault(p, []).append(offsets[partitions == p])
-        else:  # ParquetStream: <dir>/<topic>/<partition>/chunk-<chunk id>.parquet
-            found.setdefault(int(path.parent.name), []).append(file.read(["_offset"])["_offset"].to_numpy())
-    for p, wanted in expected_offsets(servers, topic).items():
-        given = np.sort(np.concatenate(found.get(p, [np.empty(0, np.int64)])))
-        if not np.array_equal(given, np.repeat(wanted, message_rows)):
-            missing, rows = len(np.setdiff1d(wanted, given)), len(wanted) * message_rows
-            raise ContenderError(
-                f"{topic}-{p}: {missing} of {len(wanted)} records missing, {len(given)} rows of {rows}"
-            )
+def app_id(contender: Contender) -> str:
+    """A new application id, unless the contender has one: its group, and the beginning of its topics' names."""
+    return contender.env.get("MILLSTREAM_APP_ID") or f"bench-{uuid.uuid4().hex[:12]}"
+
+
+def run(contender: Contender, servers: str, directory: Path, app: str) -> Result:
+    """Run it until its clock stops. Raises ContenderError."""
+    with Running(contender, servers, directory, app) as running:
+        running.wait(running.done, "result")
+        return running.result()
+
+
+def size_of(*paths: Path) -> int:
+    """Bytes of all files below."""
+    return sum(f.stat().st_size for path in paths for f in path.rglob("*") if f.is_file())

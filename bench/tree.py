@@ -25,10 +25,12 @@ class Tree:
     def __init__(self, root: int) -> None:
         self.root = root
         self.seen: dict[int, Usage] = {}
+        self.rss = 0
+        """Resident bytes of all of them, at the last look."""
 
     def look(self) -> None:
         """Take note of every process of the tree that is alive."""
-        todo = [self.root]
+        todo, self.rss = [self.root], 0
         while todo:
             pid = todo.pop()
             proc = Path(f"/proc/{pid}")
@@ -40,11 +42,14 @@ class Tree:
                     todo += map(int, (task / "children").read_text().split())
             except OSError:
                 continue  # it ended while we looked
-            peak = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
+            sizes = {
+                line[:5]: int(line.split()[1]) for line in status.splitlines() if line.startswith(("VmHWM", "VmRSS"))
+            }
+            self.rss += sizes.get("VmRSS", 0) * 1024
             usage = self.seen.setdefault(pid, Usage(""))
             usage.name = _name(command) or usage.name
             usage.cpu = (int(fields[11]) + int(fields[12])) / _TICKS
-            usage.rss = max(usage.rss, peak * 1024)
+            usage.rss = max(usage.rss, sizes.get("VmHWM", 0) * 1024)
 
 
 def _name(command: list[str]) -> str:

@@ -1,4 +1,7 @@
-"""One JSON record per message -> Parquet, through the real worker: `faust -A bench.apps.json worker`."""
+"""JSON or Arrow messages -> Parquet, through the real worker: `faust -A bench.apps.json worker`.
+
+While the file BENCH_STOP exists the sink says that it cannot write now.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,25 @@ from typing import Any
 
 from bench.apps.timing import timed_app
 from bench.data import SCHEMA
+from millstream.errors import RetryableSinkError
+from schemas.chunk import Chunk, Receipt
 from sinks.parquet import ParquetConfig, ParquetStream
 
-app, clock = timed_app()
-output = app.sinks(ParquetStream(ParquetConfig(Path(os.environ["BENCH_SINK"]))))
+STOP = os.environ.get("BENCH_STOP")
+
+
+class Stoppable(ParquetStream):
+    """A sink that can be out of order for a while."""
+
+    async def write_chunk(self, chunk: Chunk) -> Receipt:
+        """As ParquetStream, unless stopped."""
+        if STOP and os.path.exists(STOP):  # noqa: ASYNC240, PTH110 - a look at a local file
+            raise RetryableSinkError(f"{STOP} exists")
+        return await super().write_chunk(chunk)
+
+
+app = timed_app()
+output = app.sinks(Stoppable(ParquetConfig(Path(os.environ["BENCH_SINK"]))))
 topic = app.chunk_topic(os.environ["BENCH_TOPIC"], schema=SCHEMA, payload=os.environ.get("BENCH_PAYLOAD", "json"))
 
 
@@ -20,4 +38,3 @@ async def archive(chunks: Any) -> None:
     """Every chunk a file."""
     async for chunk in chunks:
         await output.write(chunk)
-        clock.add(chunk.rows)

@@ -1,0 +1,1 @@
+"""Other stream processors, run by bench/.venv."""

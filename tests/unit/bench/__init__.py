@@ -1,0 +1,1 @@
+"""The benchmark's own judgement: a result that is wrong or missed must not look good."""
