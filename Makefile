@@ -1,7 +1,7 @@
 # `make` lists what there is. Everything runs in .venv, made from requirements.lock.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint kafka kafka-stop lock proto fixtures bench chaos clean preflight
+.PHONY: help demo test lint kafka kafka-stop lock proto fixtures bench chaos faults clean preflight
 
 BIN := .venv/bin
 # By content, so that neither a fresh checkout nor `touch` installs anything anew.
@@ -51,6 +51,9 @@ bench: $(INSTALLED) $(BENCH_INSTALLED)  ## Speed, latency and memory, beside oth
 
 chaos: $(INSTALLED)  ## Attack real workers at random and check what came out (CHAOS_MINUTES=10 CHAOS_SEED=n; docs/proof.md)
 	$(BIN)/python -m tests.chaos.run
+
+faults: $(INSTALLED)  ## Attack what workers stand on, brokers, networks, sinks, at length; as root (FAULTS=tests/faults/broker; docs/proof.md)
+	CHAOS_RECORD=1 $(BIN)/pytest -m "faults or not faults" $(or $(FAULTS),tests/faults)
 
 clean:  ## Remove what was made here, the development broker's data included; .venv stays
 	@if [ -x $(BIN)/python ]; then for d in var/kafka-*; do \

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
 import confluent_kafka as ck
@@ -21,6 +24,9 @@ _LEADER_MOVES = {
 }
 _STABLE_POLL = 0.5
 """Seconds of one request for stable offsets: librdkafka itself asks again within it, with a growing pause."""
+_CONTROLLER_WAIT = 5.0
+"""Seconds of one request to the controller."""
+_UNANSWERED = {ck.KafkaError._TIMED_OUT, ck.KafkaError._TRANSPORT}
 _UNDECIDED = {
     ck.KafkaError._TIMED_OUT,  # what an undecided transaction looks like: librdkafka asks again until the time is up
     ck.KafkaError._TRANSPORT,
@@ -75,7 +81,9 @@ class Cluster:
         wanted = sorted(set(names))
         if not wanted:
             return {}
-        futures = self.admin.describe_topics(ck.TopicCollection(wanted), request_timeout=self._timeout)
+        futures = self._ask(
+            lambda timeout: self.admin.describe_topics(ck.TopicCollection(wanted), request_timeout=timeout)
+        )
         found = {}
         for name, future in futures.items():
             try:
@@ -104,7 +112,9 @@ class Cluster:
             return
         missing = wanted.keys() - self.topics(wanted).keys()
         if missing:
-            futures = self.admin.create_topics([wanted[m] for m in missing], request_timeout=self._timeout)
+            futures = self._ask(
+                lambda timeout: self.admin.create_topics([wanted[m] for m in missing], request_timeout=timeout)
+            )
             for name, future in futures.items():
                 try:
                     future.result()
@@ -189,6 +199,24 @@ class Cluster:
         finally:
             consumer.close()
         return {}
+
+    def _ask(self, request: Callable[[float], dict[str, Future[Any]]]) -> dict[str, Future[Any]]:
+        """Futures of a request that goes to the controller, all done.
+
+        librdkafka waits for the controller it has heard of, also when that broker is down and another one has long
+        taken over: it looks for another one when it is asked for metadata, so we do that now and then.
+        """
+        deadline = time.monotonic() + self._timeout
+        while True:
+            futures = request(min(_CONTROLLER_WAIT, self._timeout))
+            concurrent.futures.wait(futures.values())
+            errors = [future.exception() for future in futures.values()]
+            late = [e for e in errors if isinstance(e, ck.KafkaException) and e.args[0].code() in _UNANSWERED]
+            if not late or time.monotonic() > deadline:
+                return futures
+            with contextlib.suppress(ck.KafkaException):
+                self.admin.list_topics(timeout=_CONTROLLER_WAIT)
+            time.sleep(0.1)
 
     def _call(self, what: str, call: Callable[[], T]) -> T:
         try:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_NEWNS, _NEWNET = 0x00020000, 0x40000000
+_FS, _NEWNS, _NEWNET = 0x00000200, 0x00020000, 0x40000000
 _KINDS = {_NEWNS: "mnt", _NEWNET: "net"}
 
 
@@ -37,6 +37,8 @@ def _moved(kind: int) -> Iterator[None]:
         try:
             yield
         finally:
+            if kind == _NEWNS:
+                _call("unshare", _FS)  # threads that were started inside share it, and would keep us there
             _call("setns", before.fileno(), kind)
             os.chdir(directory)
 

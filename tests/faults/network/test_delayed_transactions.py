@@ -20,6 +20,7 @@ from tests.chaos.failpoints import FULL
 from tests.chaos.fleet import PATIENCE
 from tests.chaos.scenario import StreamScenario
 from tests.conftest import Unique
+from tests.faults.load import record
 from tests.faults.network.site import Site, site
 from tests.support.proxy import (
     END_TXN,
@@ -65,6 +66,9 @@ def _judge(scenario: StreamScenario, control: str, answered: int | None, *caught
     else:
         assert answered in FENCED, f"seed {scenario.fleet.seed}: the broker took the late request: {answered}"
         assert bad(found) == 0, f"seed {scenario.fleet.seed}: {found}"
+    attack = f"{scenario.name.rpartition('-')[0]} of one transaction in the next"
+    result = f"caught: control {control}" if control else "exact"
+    record(attack, scenario, found, {"broker's answer, error": answered}, result=result)
 
 
 @pytest.mark.parametrize("control", ["", "same_producer"])
@@ -72,7 +76,7 @@ def test_an_end_of_the_last_transaction_does_not_end_the_next_one(
     place: Site, home: Path, unique: Unique, seed: int, control: str
 ) -> None:
     with StreamScenario(
-        place.direct, home, unique("end"), seed, partitions=1, control=control,
+        place.direct, home, unique("EndTxn"), seed, partitions=1, control=control,
         BOOTSTRAP_SERVERS=place.proxy.address, TRANSACTION_TIMEOUT=60,
     ) as scenario:  # fmt: skip
         held = _second_life(scenario, place, END_TXN, f"txn.produced{FULL}=stop1", cut=True)
@@ -88,7 +92,7 @@ def test_offsets_of_the_last_transaction_do_not_go_into_the_next_one(
     place: Site, home: Path, unique: Unique, seed: int, control: str
 ) -> None:
     with StreamScenario(
-        place.direct, home, unique("offsets"), seed, partitions=1, control=control,
+        place.direct, home, unique("TxnOffsetCommit"), seed, partitions=1, control=control,
         BOOTSTRAP_SERVERS=place.proxy.address, TRANSACTION_TIMEOUT=60,
     ) as scenario:  # fmt: skip
         armed = f"txn.offsets_sent{FULL}=stop1,txn.committed{FULL}=kill"
