@@ -166,7 +166,7 @@ def _abouts(merged: dict[str, tuple[dict[str, Any], list[Row]]]) -> list[str]:
             f" {about['seconds']} s ({groups}); broker and contenders {about['pinned']}; load {about['load']}"
             f" at the end (1, 5 and 15 minutes). {machine}."
         )
-        text += [f"Left out: {x}." for x in about["left_out"]] + [f"Failed: {x}." for x in about["failed"]]
+        text += [f"Left out: {x}." for x in about["left_out"]] + [f"**Failed**: {x}." for x in about["failed"]]
     return text
 
 

@@ -12,11 +12,11 @@ import argparse
 import datetime as dt
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ USUAL_RECORDS = 1_000_000
 def main(arguments: list[str] | None = None) -> int:
     """The command. 1 if a group failed; what the others gave is written all the same."""
     options = _parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # contenders are stopped on the way out
     wanted = options.only.split(",")
     print(f"about {_estimate(wanted, options) / 60:.0f} minutes on two quiet cores", flush=True)
     for_broker, for_contenders, pinned = _cores(options.pin)
@@ -43,7 +44,6 @@ def main(arguments: list[str] | None = None) -> int:
         "machine": report.machine(),
         "pinned": pinned,
         "rounds": options.rounds,
-        "failed": [],
     }
     with tempfile.TemporaryDirectory(prefix="millstream-bench-", dir=options.dir) as name:
         directory = Path(name)
@@ -58,8 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
                 try:
                     importlib.import_module(f"bench.groups.{group}").run(bench)
                 except Exception as exc:  # noqa: BLE001 - the other groups are still wanted; this one counts as failed
-                    about["failed"].append(f"{group} ({str(exc).splitlines()[0]})")
-                    traceback.print_exception(exc)
+                    bench.fail(group, exc)
                 print(f"{group}: {time.monotonic() - since:.0f} s", flush=True)
                 about |= {
                     "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -67,13 +66,14 @@ def main(arguments: list[str] | None = None) -> int:
                     "load": ", ".join(f"{x:.1f}" for x in os.getloadavg()),
                     "records": bench.records,
                     "left_out": bench.left_out,
+                    "failed": bench.failed,
                     "titles": bench.titles,
                 }
                 report.save(out, about, bench.rows)  # after each group: a run that is cut short has not been in vain
     print(f"written: {out}")
     if options.docs or (set(wanted) == set(NAMES) and not options.no_docs):
         report.update([out])
-    return 1 if about["failed"] else 0
+    return 1 if bench.failed else 0
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench import data
-from bench.runner import ROOT, Contender, Result, app_id, run, size_of
+from bench.runner import ROOT, Contender, ContenderError, Result, app_id, run, size_of
 
 STOCK_RECORDS = 20_000
 """Stock Faust is given fewer: its figures are per second."""
@@ -55,6 +56,7 @@ class Bench:
         self.rows: list[Row] = []
         self.titles: dict[str, str] = {}
         self.left_out: list[str] = []
+        self.failed: list[str] = []
 
     def title(self, group: str, text: str) -> None:
         """What stands above the group's table."""
@@ -69,21 +71,27 @@ class Bench:
         once: bool = False,
         prepare: Turn | None = None,
     ) -> None:
-        """Each contender once in every round, each time with another one first."""
+        """Each contender once in every round, each time with another one first. One that fails is out from then on."""
+        out: set[str] = set()
         for turn in range(1 if once else self.rounds):
             at = turn % len(contenders)
             for n, contender in enumerate(contenders[at:] + contenders[:at]):
-                where = self.directory / f"{group}-{turn}-{n}"
-                app = app_id(contender)
-                if prepare is not None:
-                    prepare(contender, where, app)
-                result = run(contender, self.servers, where, app)
-                bytes_out = self.bytes_out(where, app)
-                if check is not None:
-                    check(contender, where, app)
-                result = replace(result, bytes_out=bytes_out)
-                self.add(group, contender.key, contender.name, result)
-                shutil.rmtree(where)
+                if contender.key in out:
+                    continue
+                where, app = self.directory / f"{group}-{turn}-{n}", app_id(contender)
+                try:
+                    if prepare is not None:
+                        prepare(contender, where, app)
+                    result = run(contender, self.servers, where, app)
+                    bytes_out = self.bytes_out(where, app)
+                    if check is not None:
+                        check(contender, where, app)
+                except ContenderError as exc:
+                    out.add(contender.key)
+                    self.fail(f"{group}, {contender.name}", exc)
+                else:
+                    self.add(group, contender.key, contender.name, replace(result, bytes_out=bytes_out))
+                    shutil.rmtree(where)
 
     def bytes_out(self, where: Path, app: str) -> int:
         """Bytes that a contender wrote: its sink's files, and the log of its own topics."""
@@ -103,6 +111,12 @@ class Bench:
             f"{result.per_cpu_second:>12,.0f}/CPU-s  {result.rss >> 20:>5} MiB  {extra}",
             flush=True,
         )
+
+    def fail(self, what: str, error: Exception) -> None:
+        """Something did not do what it had to: in the results, and all of it on standard error."""
+        self.failed.append(f"{what}: {str(error).splitlines()[0]}")
+        print(f"FAILED: {what}:", file=sys.stderr)
+        traceback.print_exception(error)
 
     def leave_out(self, what: str, why: str) -> None:
         """A contender cannot be had here: said, not hidden."""
