@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -110,6 +111,11 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True):
     source: dict[str, Any] = {}
     """Where the rows come from, for people."""
     v: int = VERSION
+
+
+def listed_twice(instances: Iterable[str]) -> str:
+    """An instance that a manifest lists more than once (such a batch could never be complete), or empty text."""
+    return next((name for name, count in Counter(instances).items() if count > 1), "")
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,7 +26,7 @@ from millstream.failpoints import declare, failpoint
 from millstream.logs import get_logger
 from millstream.settings import Settings
 from schemas.batch import Batch, Run
-from schemas.control import ABORT, BEGIN, DATA, DONE, Abort, Begin, Done, add_digest, headers_of
+from schemas.control import ABORT, BEGIN, DATA, DONE, Abort, Begin, Done, add_digest, headers_of, listed_twice
 from schemas.names import dlq_topic, records_topic, shared_records_topic
 from schemas.records import WIRE
 from sources.rdb import Position, RdbReader
@@ -141,6 +141,11 @@ def prepare_topics(settings: Settings, jobs: list[FeedJob]) -> Cluster:
 
 def feed_file(settings: Settings, job: FeedJob, on_progress: OnProgress = lambda _rows, _bytes: None) -> FeedResult:
     """Feed one file; blocking. A corrupt file is `aborted`. Raises ConfigError, BrokerError, RecordTooLargeError."""
+    if twice := listed_twice(job.instances):
+        raise ConfigError(
+            f"the manifest of batch {job.batch.rfc3339} lists instance {twice!r} twice, and could never be complete: "
+            "name each instance once"
+        )
     with _opened(job.path) as file:
         topic = topics_of(settings, job)[0]
         cluster = prepare_topics(settings, [job])

@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import IO
 
 import msgspec
@@ -21,6 +21,8 @@ from millstream.logs import configure, error_chain
 from millstream.settings import get_settings
 from sources.feed import FeedJob, FeedResult, feed_file
 
+LINE_BYTES = 1 << 20
+"""Of a child's line at most; its longest one holds the text of an error."""
 REPORT_SECONDS = 0.1
 """Between two lines of progress."""
 
@@ -75,6 +77,7 @@ async def _feed(
         stderr=log_file,
         env=None if environment is None else dict(environment),
         start_new_session=True,  # Ctrl-C is the parent's to answer
+        limit=LINE_BYTES,
     )
     assert child.stdin is not None
     assert child.stdout is not None
@@ -83,8 +86,7 @@ async def _feed(
         child.stdin.write(msgspec.json.encode(job) + b"\n")
         with contextlib.suppress(ConnectionError):
             await child.stdin.drain()
-        async for text in child.stdout:
-            line = msgspec.json.decode(text, type=_Line)
+        async for line in _lines(child.stdout, job):
             if line.progress is not None:
                 on_progress(job, *line.progress)
             result, error = line.result or result, line.error or error
@@ -96,6 +98,20 @@ async def _feed(
     if result is None:
         raise FeedError(error or f"the feeder of instance {job.instance!r} ended with exit code {code}")
     return result
+
+
+async def _lines(stdout: asyncio.StreamReader, job: FeedJob) -> AsyncIterator[_Line]:
+    """What the child says. Raises FeedError for anything that is not a line of ours."""
+    text = b""
+    try:
+        async for text in stdout:
+            yield msgspec.json.decode(text, type=_Line)
+    except (ValueError, msgspec.MsgspecError) as exc:
+        raise FeedError(
+            f"the feeder of instance {job.instance!r} wrote to its standard output what is no line of its own "
+            f"({exc}; the last one read: {text[:80]!r}). Something in that process prints there: look at its log. "
+            "What it has committed stays; feed the instance again"
+        ) from exc
 
 
 def main() -> int:

@@ -33,7 +33,7 @@ from schemas.rdb import RdbCodec, RunPart, split
 from streams import app
 from streams.engine.chunk import Chunk
 from streams.engine.sinking import Sinks
-from streams.ledger import range_of
+from streams.ledger import FACT_PARTITIONS, range_of
 from streams.output import output
 
 REMEMBERED = 10_000
@@ -48,7 +48,8 @@ if shared:
 else:
     # chunk_topic puts the namespace before the pattern
     records = app.chunk_topic(pattern=records_pattern().strip("^$"), codec=codec)
-facts = app.topic(batches_topic(), key_serializer="raw", value_serializer="raw")
+# Made here too: an archive that runs alone writes facts before any coordinator has started.
+facts = app.topic(batches_topic(), key_serializer="raw", value_serializer="raw", partitions=FACT_PARTITIONS)
 
 
 @app.agent(records, tables=())

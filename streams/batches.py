@@ -17,19 +17,16 @@ from schemas.names import batches_topic
 from streams import app
 from streams.engine.chunk import Chunk
 from streams.engine.sinking import Sinks
-from streams.ledger import AbortRun, Effect, Ledger, Publish, Tell, rate
+from streams.ledger import FACT_PARTITIONS, AbortRun, Effect, Ledger, Publish, Tell, rate
 from streams.output import output
-
-PARTITIONS = 4
-"""Batches are coordinated side by side by up to so many workers."""
 
 log = get_logger(__name__)
 
 codec: Codec = FactCodec()
-facts = app.chunk_topic(batches_topic(), codec=codec, partitions=PARTITIONS)
+facts = app.chunk_topic(batches_topic(), codec=codec, partitions=FACT_PARTITIONS)
 states = app.Table(
     "batches",
-    partitions=PARTITIONS,
+    partitions=FACT_PARTITIONS,
     key_type=bytes,
     value_type=bytes,
     help="State of every batch and instance (streams.ledger).",

@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from schemas.batch import Batch, Run
-from schemas.control import AbortBatch, Begun, Fact, InstanceDone, InstanceFailed, Progress, Where
+from schemas.control import AbortBatch, Begun, Fact, InstanceDone, InstanceFailed, Progress, Where, listed_twice
 from sinks.base import InstanceRange
 
 RUNNING, PUBLISHED, FAILED, ABORTED, DONE = "running", "published", "failed", "aborted", "done"
+FACT_PARTITIONS = 4
+"""Of the topic of facts: batches are coordinated side by side by up to so many workers."""
 EXPECTED = "expected"
 """State shown for an instance of the manifest that has not begun."""
 
@@ -134,7 +136,7 @@ class Ledger:
             if not isinstance(fact, Begun):
                 return [_tell("warning", "batch_unknown", key, "a fact about a batch that never began here")]
             self._prune(at_ms)
-            batch = BatchState(instances=sorted(fact.instances), begun_ms=at_ms, updated_ms=at_ms)
+            batch = BatchState(instances=sorted(set(fact.instances)), begun_ms=at_ms, updated_ms=at_ms)
             return [
                 _tell("info", "cluster_dump_start", key, "first instance began", instances=len(batch.instances)),
                 *self._begun(key, batch, fact, at_ms),
@@ -186,8 +188,11 @@ class Ledger:
             batch.dead_letters -= before.dead_letters
         self._put(key, state, fact.instance)
         batch.updated_ms = at_ms
+        if twice := listed_twice(fact.instances):
+            reason = f"has a manifest that lists {twice} twice: feed it again (--new-run) with each instance once"
+            return self._fail(key, batch, state, fact.instance, reason, at_ms)
         if sorted(fact.instances) != batch.instances:
-            odd = ", ".join(sorted(set(fact.instances) ^ set(batch.instances))) or "one instance twice"
+            odd = ", ".join(sorted(set(fact.instances) ^ set(batch.instances)))
             reason = f"was fed for another set of instances than the batch began with; they differ in: {odd}"
             return self._fail(key, batch, state, fact.instance, reason, at_ms)
         if fact.instance not in batch.instances:

@@ -110,6 +110,8 @@ class CommitCycle:
         for task in self.tasks.values():
             self._ending |= task.running
             task.abandon()
+            for tp in task.parked:
+                metrics.PARKED_PARTITIONS.labels(metrics.stream_label(tp.topic)).dec()
         self.tasks = {}
         return set(self._ending)
 

@@ -18,7 +18,12 @@ from streams.engine.plan import Position
 from streams.engine.recovery import Loaded
 from streams.engine.task import Task
 from streams.engine.topology import TaskKey
-from streams.engine.transaction import Transaction, TransactionalProducer, group_metadata
+from streams.engine.transaction import (
+    Transaction,
+    TransactionalProducer,
+    UndecidedTransactionError,
+    group_metadata,
+)
 
 if TYPE_CHECKING:
     from streams.engine.consumer import Consumer
@@ -149,6 +154,13 @@ class Loader:
         )
 
     def _commit_plain(self, offsets: dict[TP, Position]) -> None:
-        """Called in the commit thread."""
-        consumer = self._consumer
-        asyncio.run_coroutine_threadsafe(consumer._thread.commit_plain(offsets), consumer.loop).result()
+        """Called in the commit thread. Raises UndecidedTransactionError."""
+        consumer, timeout = self._consumer, float(self._app.settings.request_timeout)
+        committing = asyncio.run_coroutine_threadsafe(consumer._thread.commit_plain(offsets), consumer.loop)
+        try:
+            committing.result(timeout)
+        except TimeoutError as exc:
+            committing.cancel()
+            raise UndecidedTransactionError(
+                f"offsets were not committed within {timeout:g} s (MILLSTREAM_REQUEST_TIMEOUT): the outcome is unknown"
+            ) from exc

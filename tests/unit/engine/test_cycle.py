@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from millstream.cluster import TP
 from millstream.errors import AttemptExhaustedError, SinkError
@@ -186,11 +187,17 @@ async def test_each_owner_that_meets_a_plan_open_is_counted_and_the_last_one_par
     await parked.round()
     assert parked.cycle.open_chunks == 0
     assert Position.parse(*world.offsets[P0]).offset == 0
+    assert _parked() == 2
     await parked.close()
+    assert _parked() == 0  # U8: the gauge only rose
     mended = await joined(world, max_replays=100)
     await mended.finish()
     assert [v for _, v in world.sunk(P0)] == [b"a", b"b", b"c"]
     await mended.close()
+
+
+def _parked() -> float:
+    return REGISTRY.get_sample_value("millstream_parked_partitions", {"stream": "t"}) or 0.0
 
 
 async def test_a_parked_partition_does_not_hold_up_the_others() -> None:  # hole i

@@ -28,6 +28,14 @@ def test_the_app_has_the_agents_of_the_modules_that_the_settings_name() -> None:
     assert python(code, STREAMS="streams.archive").stdout.split() == ["streams.archive.archive"]
 
 
+def test_the_archive_alone_makes_the_topic_of_facts_as_the_coordinator_does() -> None:
+    # U8: it ended at its first fact, because only the coordinator made the topic
+    code = "from streams import app; print({t.topic: t.num_partitions for t in app.declarations()}['rdb.batches'])"
+    for streams in ("streams.archive", "streams.batches", "streams.archive,streams.batches"):
+        done = python(code, STREAMS=streams)
+        assert done.stdout.split() == ["4"], done.stderr
+
+
 def test_a_module_that_is_not_there_is_named_with_the_variable() -> None:
     done = python("from streams import app", STREAMS="streams.nothing")
     assert done.returncode == 1

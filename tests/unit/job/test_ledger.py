@@ -210,6 +210,17 @@ def test_a_sink_that_refuses_to_publish_fails_the_batch() -> None:
     assert (job.batch.state, job.batch.reason) == (FAILED, "published by somebody else")
 
 
+def test_a_manifest_that_lists_an_instance_twice_fails_with_its_name_and_a_new_run_repairs_the_batch() -> None:
+    job = Job()  # U8: a batch of ["a", "b", "b"] waited for a third instance for ever
+    job.take(begun("a", instances=["a", "b", "b"]), progress("a", 1), done("a", 1))
+    assert job.batch.state == FAILED
+    assert "lists b twice: feed it again" in job.batch.reason
+    for instance in ("a", "b"):
+        again = begun(instance, "2", 50, instances=["a", "b"])
+        job.take(again, progress(instance, 51, run="2"), done(instance, 1, "2"))
+    assert [p.runs.keys() for p in job.published] == [{"a", "b"}]
+
+
 def test_another_set_of_expected_instances_fails_the_instance_and_names_the_difference() -> None:
     job = Job()
     job.take(begun("a"), begun("b", instances=["a", "b"]))
