@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -20,6 +20,7 @@ MAX_VALUE_BYTES = 1_000_000
 """Of an encoded event. A topic's default limit (`max.message.bytes`) is 1,048,588, headers included."""
 MAX_VERSION = (1 << 63) - 1
 
+EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 Value = str | int | list[str] | None

@@ -1,6 +1,7 @@
 """Postgres: rows of chunks, in one transaction with the chunk's receipt.
 
-`PostgresStream(config, apply)` is the sink; `apply` says what is done with the rows: `Append(table)` copies them.
+`PostgresStream(config, apply)` is the sink; `apply` says what is done with the rows: `Append(table)` copies them,
+`VideoProjection()` merges events.
 """
 
 import importlib
@@ -9,11 +10,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sinks.postgres.append import Append
     from sinks.postgres.config import PostgresConfig
+    from sinks.postgres.projection import VideoProjection
     from sinks.postgres.service import Apply, PostgresStream
 
-_WHERE = {"Append": "append", "Apply": "service", "PostgresConfig": "config", "PostgresStream": "service"}
+_WHERE = {
+    "Append": "append",
+    "Apply": "service",
+    "PostgresConfig": "config",
+    "PostgresStream": "service",
+    "VideoProjection": "projection",
+}
 
-__all__ = ["Append", "Apply", "PostgresConfig", "PostgresStream"]
+__all__ = ["Append", "Apply", "PostgresConfig", "PostgresStream", "VideoProjection"]
 
 
 def __getattr__(name: str) -> Any:

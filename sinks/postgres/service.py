@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import asyncpg
 
 from millstream.errors import PostgresError, PostgresUnavailableError, RetryableSinkError, SinkError
 from millstream.failpoints import declare, failpoint
@@ -28,6 +30,14 @@ class Apply(Protocol):
 
     async def __call__(self, connection: Connection, chunk: Chunk) -> dict[str, str]:
         """Write the rows, set-based: statements per chunk, not per row. Returns details for the receipt."""
+
+
+@runtime_checkable
+class RecordsFailure(Protocol):
+    """An `Apply` that puts down why a chunk could not be written, after the rollback."""
+
+    async def failed(self, connection: Connection, chunk: Chunk, error: Exception) -> None:
+        """Called in no transaction, before the error is passed on."""
 
 
 class PostgresStream:
@@ -62,18 +72,26 @@ class PostgresStream:
     async def write_chunk(self, chunk: Chunk) -> Receipt:
         """Rows and receipt in one transaction, unless another worker has done it."""
         async with self._connection(_told("write", chunk)) as connection:
-            async with connection.transaction():
-                found = await position.lock(connection, self._key, self.name, chunk)
-                if found is not None:
-                    return found
-                failpoint(BEGUN)
-                details = await self._apply(connection, chunk)
-                failpoint(APPLIED)
-                receipt = Receipt(self.name, chunk.rows, details=details)
-                await position.advance(connection, self._key, chunk, receipt)
-                failpoint(RECORDED)
-            failpoint(COMMITTED)
-            return receipt
+            try:
+                return await self._write(connection, chunk)
+            except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, SinkError) as error:
+                if isinstance(self._apply, RecordsFailure):
+                    await self._apply.failed(connection, chunk, error)
+                raise
+
+    async def _write(self, connection: Connection, chunk: Chunk) -> Receipt:
+        async with connection.transaction():
+            found = await position.lock(connection, self._key, self.name, chunk)
+            if found is not None:
+                return found
+            failpoint(BEGUN)
+            details = await self._apply(connection, chunk)
+            failpoint(APPLIED)
+            receipt = Receipt(self.name, chunk.rows, details=details)
+            await position.advance(connection, self._key, chunk, receipt)
+            failpoint(RECORDED)
+        failpoint(COMMITTED)
+        return receipt
 
     @asynccontextmanager
     async def _connection(self, what: str) -> AsyncIterator[Connection]:
