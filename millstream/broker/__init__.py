@@ -10,7 +10,7 @@ from millstream.broker.embedded import EmbeddedBroker, answers
 from millstream.errors import BrokerError
 from millstream.settings import Settings
 
-__all__ = ["EmbeddedBroker", "broker_from", "check_broker"]
+__all__ = ["EmbeddedBroker", "answers", "broker_from", "check_broker"]
 
 CHECK_TIMEOUT = 10.0
 """Seconds a configured broker has to answer at the start."""

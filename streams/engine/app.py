@@ -17,8 +17,9 @@ import pyarrow as pa
 from confluent_kafka.admin import NewTopic
 from mode.utils.logging import FileLogProxy
 
+from millstream.broker import answers
 from millstream.cluster import TP, Cluster, client_config, new_topic
-from millstream.errors import ConfigError
+from millstream.errors import BrokerError, ConfigError
 from millstream.logs import configure, get_logger, logging_config
 from millstream.settings import Settings
 from schemas.codecs import Codec, make_codec
@@ -26,7 +27,7 @@ from schemas.names import dlq_topic
 from sinks.base import Sink
 from streams.engine.agents import Agent, ChunkTopic
 from streams.engine.assignor import Assignor
-from streams.engine.failure import die, end_within
+from streams.engine.failure import die, end_within, unreachable
 from streams.engine.recovery import Recovery, TableLog
 from streams.engine.registry import Registry
 from streams.engine.sinking import Sinks
@@ -66,7 +67,7 @@ class App(faust.App):
         register()
         self.settings = settings
         self.kafka_config = client_config(settings)
-        servers = self.kafka_config["bootstrap.servers"]
+        self._servers: str = self.kafka_config["bootstrap.servers"]
         self._topology: Topology | None = None
         self.sink_groups: list[Sinks] = []
         self._declared: list[tuple[str, int]] = []
@@ -76,7 +77,7 @@ class App(faust.App):
         """Awaited before the worker joins its group: declare topics, look at what must be there."""
         super().__init__(
             settings.group_id,
-            broker=[f"millstream://{server}" for server in servers.split(",")],
+            broker=[f"millstream://{server}" for server in self._servers.split(",")],
             store="millstream://",
             datadir=settings.data_dir / settings.group_id / settings.worker_slot,
             Agent=Agent,
@@ -296,7 +297,8 @@ class App(faust.App):
             for group in self.sink_groups:
                 await group.open()
         except Exception as exc:  # noqa: BLE001 - said once, plainly, instead of Faust's traceback of tasks
-            die(exc)
+            lost = isinstance(exc, BrokerError) and await asyncio.to_thread(answers, self._servers, 2.0) is not None
+            die(unreachable(self.settings, exc) if lost else exc)
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from millstream.errors import BrokerError
 from millstream.logs import error_chain, get_logger
+from millstream.settings import Settings
 
 EXIT_FAILED = 70
 """EX_SOFTWARE: an error nobody may continue past."""
@@ -32,6 +34,16 @@ def die(error: BaseException, code: int = EXIT_FAILED) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def unreachable(settings: Settings, cause: BaseException) -> BrokerError:
+    """What to say where a worker cannot start without a broker."""
+    error = BrokerError(
+        f"no Kafka broker answers at MILLSTREAM_BOOTSTRAP_SERVERS = {settings.bootstrap_servers!r}: "
+        "start it, or correct the setting"
+    )
+    error.__cause__ = cause
+    return error
 
 
 def end_within(seconds: float, what: str) -> None:

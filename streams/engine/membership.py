@@ -11,9 +11,8 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 
 from millstream.cluster import TP
-from millstream.errors import BrokerError
 from streams.engine import fetch
-from streams.engine.failure import die
+from streams.engine.failure import die, unreachable
 from streams.engine.plan import Position
 
 FETCH_BATCHES = 2000
@@ -74,7 +73,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         try:
             await super().on_start()
         except aiokafka.errors.KafkaError as exc:
-            die(BrokerError(f"the consumer cannot connect: {exc}"))
+            die(unreachable(self.app.settings, exc))
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Subscribe to every topic that an agent reads, those to come included."""

@@ -3,7 +3,7 @@
 It knows nothing of the engine and imports nothing of it: Kafka by a plain consumer (read committed), Parquet by
 pyarrow, ClickHouse by HTTP, RDB content from the lists that the files were made from.
 
-    python -m tests.chaos.check stream --kafka H:P --name APP [--parquet DIR] [--clickhouse URL]
+    python -m tests.chaos.check stream --kafka H:P --name APP [--kinds parquet,table] [--parquet DIR] [--clickhouse URL]
     python -m tests.chaos.check batches --expected FILE --parquet DIR --clickhouse URL
 
 prints one JSON object and exits with 0 only if nothing is missing, doubled or wrong.
@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from confluent_kafka import Message
 
@@ -51,41 +52,57 @@ def judge(expected: dict[Any, Any], found: Iterable[tuple[Any, Any]]) -> Verdict
 
 
 # ---------------------------------------------------------------------- the generic stream
-def check_stream(
-    kafka: str, name: str, parquet: Path | None, clickhouse: str | None, *, sinks_only: bool
-) -> dict[str, Verdict]:
+Rows = Iterable[tuple[Any, Any]]
+"""((partition, offset, id), key) of every row."""
+
+
+def parquet_of(name: str, given: argparse.Namespace) -> Rows:
+    """Rows of the stream in Parquet."""
+    for path in sorted((given.parquet / f"{name}-in").glob("*/*.parquet")):
+        columns = pq.read_table(path, partitioning=None).select(["_offset", "id", "k"]).to_pydict().values()
+        for offset, number, key in zip(*columns, strict=True):
+            yield (int(path.parent.name), offset, number), key
+
+
+def clickhouse_of(name: str, given: argparse.Namespace) -> Rows:
+    """Rows of the stream in ClickHouse."""
+    columns = "_partition AS p, toString(_offset) AS o, toString(id) AS id, k"
+    sql = f"SELECT {columns} FROM {{db}}.events WHERE _topic = '{name}-in'"
+    for r in rows_of(given.clickhouse, sql):
+        yield (r["p"], int(r["o"]), int(r["id"])), r["k"]
+
+
+SINKS = {"parquet": parquet_of, "clickhouse": clickhouse_of}
+
+
+def check_stream(given: argparse.Namespace) -> dict[str, Verdict]:
     """Everything that came out of `tests.chaos.stream_app`, against its input topic."""
-    records = {(m.partition(), m.offset()): json.loads(_value(m)) for m in read_all(kafka, f"{name}-in", timeout=120)}
-    ids = {at: r["id"] for at, r in records.items()}
-    verdicts = {"input": {"rows": len(ids)}}
-    if parquet is not None:
-        found = []
-        for path in sorted((parquet / f"{name}-in").glob("*/*.parquet")):
-            table = pq.read_table(path, partitioning=None)
-            offsets, values = table.column("_offset").to_pylist(), table.column("id").to_pylist()
-            found += [((int(path.parent.name), o), v) for o, v in zip(offsets, values, strict=True)]
-        verdicts["parquet"] = judge(ids, found)
-    if clickhouse is not None:
-        columns = "_partition AS p, toString(_offset) AS o, toString(id) AS id"
-        sql = f"SELECT {columns} FROM {{db}}.events WHERE _topic = '{name}-in'"
-        verdicts["clickhouse"] = judge(ids, (((r["p"], int(r["o"])), int(r["id"])) for r in rows_of(clickhouse, sql)))
-    if sinks_only:
-        return verdicts
-    numbers: dict[tuple[int, int], int] = {}
+    name, kinds = given.name, given.kinds.split(",")
+    rows: dict[tuple[int, int, int], str] = {}
+    for m in read_all(given.kafka, f"{name}-in", timeout=120):
+        value = _value(m)
+        found = [json.loads(value)] if given.payload == "json" else pa.ipc.open_stream(value).read_all().to_pylist()
+        rows |= {(m.partition() or 0, m.offset() or 0, r["id"]): r["k"] for r in found}
+    verdicts = {"input": {"rows": len(rows)}}
+    for kind, read in SINKS.items():
+        if kind in kinds:
+            verdicts[kind] = judge(rows, read(name, given))
+    numbers: dict[tuple[int, int, int], int] = {}
     totals: Counter[str] = Counter()
-    for at in sorted(records):
-        key = records[at]["k"]
-        totals[key] += 1
-        numbers[at] = totals[key]
-    sent = [json.loads(_value(m)) for m in read_all(kafka, f"{name}-out", timeout=120)]
-    verdicts["output"] = judge(
-        {at: (ids[at], records[at]["k"], numbers[at]) for at in ids},
-        (((r["p"], r["o"]), (r["id"], r["k"], r["n"])) for r in sent),
-    )
-    table: dict[str, int] = {}
-    for m in read_all(kafka, f"{name}-counts-changelog", timeout=120):
-        table[json.loads(m.key() or b"null")] = json.loads(_value(m))
-    verdicts["table"] = judge(dict(totals), table.items())
+    for at in sorted(rows):
+        totals[rows[at]] += "table" in kinds
+        numbers[at] = totals[rows[at]]
+    if "topic" in kinds:
+        sent = [json.loads(_value(m)) for m in read_all(given.kafka, f"{name}-out", timeout=120)]
+        verdicts["topic"] = judge(
+            {at: (key, numbers[at]) for at, key in rows.items()},
+            (((r["p"], r["o"], r["id"]), (r["k"], r["n"])) for r in sent),
+        )
+    if "table" in kinds:
+        table: dict[str, int] = {}
+        for m in read_all(given.kafka, f"{name}-counts-changelog", timeout=120):
+            table[json.loads(m.key() or b"null")] = json.loads(_value(m))
+        verdicts["table"] = judge(dict(totals), table.items())
     return verdicts
 
 
@@ -166,14 +183,15 @@ def main() -> int:
     stream, batches = what.add_parser("stream"), what.add_parser("batches")
     stream.add_argument("--kafka", required=True)
     stream.add_argument("--name", required=True)
-    stream.add_argument("--sinks-only", action="store_true", help="no output topic and no table to look at")
+    stream.add_argument("--payload", choices=("json", "arrow"), default="json")
+    stream.add_argument("--kinds", default="parquet,clickhouse,table,topic", help="outputs to look at")
     batches.add_argument("--expected", type=Path, required=True)
     for one in (stream, batches):
         one.add_argument("--parquet", type=Path)
         one.add_argument("--clickhouse")
     given = parser.parse_args()
     if given.what == "stream":
-        verdicts = check_stream(given.kafka, given.name, given.parquet, given.clickhouse, sinks_only=given.sinks_only)
+        verdicts = check_stream(given)
     else:
         verdicts = check_batches(given.expected, given.parquet, given.clickhouse)
     print(json.dumps(verdicts))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from millstream import failpoints
-from tests.chaos.fleet import ROOT
+from tests.chaos.forks import ROOT
 
 PACKAGES = ("millstream", "schemas", "sources", "sinks", "tables", "streams")
 FULL = "+outputs"

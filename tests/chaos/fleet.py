@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import random
 import re
@@ -11,63 +10,63 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Protocol
 
+from tests.chaos import forks
+from tests.chaos.forks import ROOT
 from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SESSION, TRANSACTION = 4.0, 5.0
 """Seconds: timeouts of the group session and of transactions."""
 PATIENCE = 120.0
 """Seconds until a state that must come counts as never coming; the machine may be busy."""
 
-QUICK = {"SESSION_TIMEOUT": "2.5", "HEARTBEAT_INTERVAL": "0.8"}
-"""Where workers only die: nobody waits longer than this for the dead."""
-
-SETTINGS = {
+BASE = {
+    "DISCOVERY_INTERVAL": "1",
+    "MAX_REPLAYS": "1000",
+    "LOG_LEVEL": "info",
+}
+SHORT = {
     "SESSION_TIMEOUT": f"{SESSION:g}",
     "HEARTBEAT_INTERVAL": "1",
     "REBALANCE_TIMEOUT": "12",
     "TRANSACTION_TIMEOUT": f"{TRANSACTION:g}",
     "STABILITY_TIMEOUT": "60",
     "SHUTDOWN_TIMEOUT": "10",
-    "DISCOVERY_INTERVAL": "1",
     "CHUNK_MAX_AGE": "0.2",
-    "MAX_REPLAYS": "1000",
-    "LOG_LEVEL": "info",
 }
+QUICK = SHORT | {
+    "SESSION_TIMEOUT": "1.5",
+    "HEARTBEAT_INTERVAL": "0.5",
+    "REBALANCE_TIMEOUT": "8",
+    "TRANSACTION_TIMEOUT": "4",
+}
+"""Where workers die often: nobody waits longer than this for the dead."""
+PACES: dict[str, dict[str, str]] = {"quick": QUICK, "short": SHORT, "plain": {}}
+"""Timeouts and limits; plain: as they are by default."""
+
+REAL_EVERY = 8
+"""One life in so many starts as a user starts it, the first one always; the others are forked (forks.py)."""
 
 
-_LIBC = ctypes.CDLL(None)
+class Process(Protocol):
+    """What is used of Popen."""
 
+    pid: int
 
-def _die_with_parent() -> None:
-    _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: reaches stopped processes too
+    def poll(self) -> int | None: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def wait(self, timeout: float) -> int: ...
 
 
 class Worker:
     """One life of a worker (or of another program under attack)."""
 
-    def __init__(self, slot: str, command: list[str], env: Mapping[str, str], log: Path, stdin: bytes = b"") -> None:
-        self.slot, self.log, self.failpoints = slot, log, env.get("MILLSTREAM_FAILPOINTS", "")
-        with log.open("ab") as out:
-            self.process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=dict(env),
-                stdin=subprocess.PIPE,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call
-            )
-        assert self.process.stdin
-        self.process.stdin.write(stdin)
-        self.process.stdin.close()
+    def __init__(self, slot: str, process: Process, log: Path, failpoints: str) -> None:
+        self.slot, self.process, self.log, self.failpoints = slot, process, log, failpoints
 
     @property
     def code(self) -> int | None:
@@ -120,17 +119,52 @@ class Worker:
         """The end of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
+    def failure(self) -> str:
+        """Why it ended by itself, as it said: `Type: text` of the error. Empty if it did not say so."""
+        said = [line for line in self.log.read_text(errors="replace").splitlines() if "=worker_failed " in line]
+        found = re.search(r"""error_chain=\[(['"])(.*?)\1[,\]]""", said[-1]) if said else None
+        return found[2] if found else ""
+
+    def report(self) -> str:
+        """How it ended."""
+        return f"{self} ended with {self.code}: {self.tail()}"
+
     def __str__(self) -> str:
         return f"worker {self.slot} ({self.failpoints or 'nothing armed'}, log {self.log})"
 
 
-class Fleet:
-    """The workers of one application. All randomness comes from `seed`, which is printed."""
+def _program(module: str) -> list[str]:
+    return [str(BIN / "faust")] if module == "faust" else [sys.executable, "-m", module]
 
-    def __init__(self, home: Path, app: str, seed: int, **settings: object) -> None:
+
+def _started(command: list[str], env: Mapping[str, str], log: Path, stdin: bytes) -> subprocess.Popen[bytes]:
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=dict(env),
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=forks.die_with_parent,  # noqa: PLW1509 - one system call
+        )
+    assert process.stdin
+    process.stdin.write(stdin)
+    process.stdin.close()
+    return process
+
+
+class Fleet:
+    """The workers of one application. All randomness comes from `seed`, which is printed.
+
+    `pace` says which timeouts they have, `settings` what else differs.
+    """
+
+    def __init__(self, home: Path, app: str, seed: int, pace: str, **settings: object) -> None:
         self.home, self.app, self.seed = home, app, seed
         self.random = random.Random(seed)
-        print(f"chaos: seed {seed}, app {app}, logs {home}", flush=True)
+        print(f"chaos: seed {seed}, app {app}, {pace} timeouts, logs {home}", flush=True)
         self.hits_log = home / "failpoints.log"
         self.workers: dict[str, Worker] = {}
         self.lives = 0
@@ -138,7 +172,7 @@ class Fleet:
         self.prefixes: dict[str, list[str]] = {}
         """Slot -> what stands before its commands: the host that it runs on."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MILLSTREAM_")}
-        values = SETTINGS | {"DATA_DIR": home / "data"} | settings
+        values = BASE | PACES[pace] | {"DATA_DIR": home / "data"} | settings
         self.env = clean | {f"MILLSTREAM_{k}": str(v) for k, v in values.items()}
         self.env |= {"MILLSTREAM_CONFIG": os.devnull, "MILLSTREAM_FAILPOINT_LOG": str(self.hits_log)}
         self.env["PYTHONPATH"] = str(ROOT)
@@ -153,9 +187,8 @@ class Fleet:
         if wipe:
             for path in Path(self.env["MILLSTREAM_DATA_DIR"]).glob(f"*/{slot}"):
                 shutil.rmtree(path)
-        self.workers[slot] = worker = self.run(
-            slot, [str(BIN / "faust"), "-A", self.app, "worker", "--without-web"], failpoints, **settings
-        )
+        arguments = ["-A", self.app, "worker", "--without-web"]
+        self.workers[slot] = worker = self.run(slot, "faust", arguments, failpoints, **settings)
         return worker
 
     def walk(self, names: list[str]) -> bool:
@@ -173,23 +206,44 @@ class Fleet:
         return not left
 
     def run(
-        self, slot: str, command: list[str], failpoints: str = "", stdin: bytes = b"", **settings: object
+        self,
+        slot: str,
+        module: str,
+        arguments: Sequence[str] = (),
+        failpoints: str = "",
+        stdin: bytes = b"",
+        **settings: object,
     ) -> Worker:
-        """Start any program of ours with the settings of the fleet."""
-        self.lives += 1
+        """Start `python -m module arguments`, or `faust arguments`, with the settings of the fleet."""
         env = self.env | {f"MILLSTREAM_{k}": str(v) for k, v in settings.items()}
         env |= {"MILLSTREAM_WORKER_SLOT": slot, "MILLSTREAM_SEED": str(self.random.randrange(1, 10**9))}
         if failpoints:
             env["MILLSTREAM_FAILPOINTS"] = failpoints
-        return Worker(
-            slot, [*self.prefixes.get(slot, ()), *command], env, self.home / f"{slot}-{self.lives:03d}.log", stdin
-        )
+        log = self.home / f"{slot}-{self.lives + 1:03d}.log"
+        process: Process
+        prefix = self.prefixes.get(slot)
+        if prefix or self.lives % REAL_EVERY == 0:
+            process = _started([*(prefix or ()), *_program(module), *arguments], env, log, stdin)
+        else:
+            process = forks.shared().start(module, arguments, env, log, stdin)
+        self.lives += 1
+        return Worker(slot, process, log, failpoints)
 
     def hits(self) -> Counter[str]:
         """Failpoint -> how often it was reached while armed."""
         if not self.hits_log.exists():
             return Counter()
         return Counter(line.split()[2] for line in self.hits_log.read_text().splitlines())
+
+    def killed_by(self, worker: Worker) -> str | None:
+        """The failpoint that killed it, if one did."""
+        if worker.code != -signal.SIGKILL or not self.hits_log.exists():
+            return None
+        for line in reversed(self.hits_log.read_text().splitlines()):
+            _, pid, name, action = line.split()
+            if int(pid) == worker.process.pid and action == "kill":
+                return name
+        return None
 
     def terminate(self) -> dict[str, int]:
         """SIGTERM to all that live; slot -> exit code."""
@@ -211,11 +265,3 @@ class Fleet:
                 if re.search(r"worker_failed|error_chain|^\w*Error", line):
                     found.append(f"{log.name}: {line[:400]}")
         return "\n".join(found[-30:])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.kill()
-        if error is not None:
-            print(f"chaos: FAILED with seed {self.seed}; {self.failures()}", flush=True)

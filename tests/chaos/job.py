@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import json
 import random
-import sys
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from schemas.batch import Batch
-from tests.chaos.check import Verdict, bad, check_batches
+from tests.chaos.check import bad, check_batches
 from tests.chaos.dumps import write_rdb
 from tests.chaos.fleet import PATIENCE, Fleet, Worker
 from tests.chaos.group import Group
-from tests.chaos.scenario import database, verdict
+from tests.chaos.scenario import Scenario, database
 from tests.support.clickhouse_server import ClickHouseServer
 from tests.support.waiting import wait_until
 
 CLUSTER = "chaos"
 INSTANCES = {"10.0.0.1:6379": 700, "10.0.0.2:6379": 250, "10.0.0.3:6379": 0}
 """Instance -> keys."""
+BACKLOG = 2
+"""Batches that may wait; more would only keep the machine busy."""
 
 
-class JobScenario:
+class JobScenario(Scenario):
     """Two sinks, some batches, and their workers."""
+
+    kinds = ("parquet batches", "clickhouse batches", "table", "topic")
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class JobScenario:
         seed: int,
         server: ClickHouseServer,
         keys: Mapping[str, int] = INSTANCES,
+        pace: str = "short",
         **settings: Any,
     ) -> None:
         home.mkdir(parents=True)
@@ -52,10 +56,14 @@ class JobScenario:
             "CLICKHOUSE_AUTO_CREATE_TABLES": "true",
             "CHUNK_MAX_ROWS": "200",
         }
-        self.fleet = Fleet(home, "streams", seed, **values | settings)
+        self.fleet = Fleet(home, "streams", seed, pace, **values | settings)
         self._random = random.Random(seed)
         self._first = time.time_ns() // 10**9 * 10**9
         self.batches: list[dict[str, Any]] = []
+        self._jobs: list[dict[str, Any]] = []
+        self.feeder: Worker | None = None
+        self.on_feeder_death: Callable[[str], None] = lambda _failpoint: None
+        self.arm_feeder: Callable[[], str] = lambda: ""
 
     def new_batch(self) -> list[dict[str, Any]]:
         """Write the files of one more batch; the jobs of its feeder."""
@@ -87,8 +95,7 @@ class JobScenario:
 
     def feed(self, jobs: list[dict[str, Any]], failpoints: str = "") -> Worker:
         """Start a feeder."""
-        command = [sys.executable, "-m", "tests.chaos.feed"]
-        return self.fleet.run("feeder", command, failpoints, json.dumps(jobs).encode())
+        return self.fleet.run("feeder", "tests.chaos.feed", (), failpoints, json.dumps(jobs).encode())
 
     def pending(self) -> int:
         """Batches that are not to be seen on disk yet."""
@@ -96,35 +103,40 @@ class JobScenario:
 
     def published(self) -> bool:
         """All batches so far are visible in both sinks, and nothing is left beside them."""
+        return not self.unfinished()
+
+    def unfinished(self) -> str:
+        """What is not published, or left beside it."""
         names = ("parquet directories", "parquet staging", "clickhouse markers")
         found = check_batches(self._expected, self.parquet, self.url)
-        return not any(bad({name: found[name] | {"rows": 1}}) for name in names)
+        return ", ".join(f"{name}: {found[name]}" for name in names if bad({name: found[name] | {"rows": 1}}))
 
-    def drain(self, timeout: float = PATIENCE * 1.5) -> None:
-        """Until everything is published. Dead workers are started again, nothing armed."""
+    def tick(self) -> None:
+        """Feed batch after batch; a dead feeder is started again, in every other batch as a new run."""
+        if self.feeder is None or self.feeder.code == 0:
+            if self.pending() <= BACKLOG:
+                self._jobs = self.new_batch()
+                self.feeder = self.feed(self._jobs, self.arm_feeder())
+        elif self.feeder.code is not None:
+            if (failpoint := self.fleet.killed_by(self.feeder)) is not None:
+                self.on_feeder_death(failpoint)
+            # 1: the broker was away. A resumed feeder may die again.
+            assert self.feeder.code in (-signal.SIGKILL, 1), f"seed {self.fleet.seed}: {self.feeder.report()}"
+            self._jobs[0]["new_run"] = len(self.batches) % 2 == 0  # not to be resumed: voids what was fed (hole e)
+            self.feeder = self.feed(self._jobs, self.arm_feeder())
 
-        def look() -> bool:
-            for slot, worker in list(self.fleet.workers.items()):
-                if worker.code is not None:
-                    self.fleet.spawn(slot)
-            return self.published()
+    def finish_input(self) -> None:
+        """The last feeder ends in order."""
+        self.arm_feeder = lambda: ""
 
-        try:
-            wait_until(look, timeout, "all batches published", every=1)
-        except AssertionError as exc:
-            found = check_batches(self._expected, self.parquet, self.url)
-            raise AssertionError(f"{exc}; seed {self.fleet.seed}; {found}; {self.fleet.failures()}") from exc
+        def fed() -> bool:
+            if self.feeder is not None and self.feeder.code == 0:
+                return True
+            self.tick()
+            return False
 
-    def assert_exact(self) -> dict[str, Verdict]:
-        """AssertionError with the seed if anything is missing, doubled or wrong."""
-        found = verdict("batches", "--expected", self._expected, "--parquet", self.parquet, "--clickhouse", self.url)
-        assert bad(found) == 0, f"seed {self.fleet.seed}, logs {self.fleet.home}: {found}"
-        return found
+        wait_until(fed, PATIENCE, "the feeder to end", every=0.1)
 
-    def __enter__(self) -> Self:
-        self.fleet.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.fleet.__exit__(kind, error, tb)
-        self.group.close()
+    def check_arguments(self) -> list[object]:
+        """Both sinks."""
+        return ["batches", "--expected", self._expected, "--parquet", self.parquet, "--clickhouse", self.url]

@@ -9,19 +9,43 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from tests.chaos.fleet import ROOT, Fleet
+from tests.chaos.fleet import Fleet
+from tests.chaos.forks import ROOT
+
+HOME = ROOT / "docs" / "proof"
+
+
+class Line:
+    """One line of a file under docs/proof, with date and commit (`+`: with changes that are not committed).
+
+    It may be written again and again, each time in place of what it was: so it stands however a run ends.
+    """
+
+    def __init__(self, file: str) -> None:
+        changed = _git("status", "--porcelain", "-uno", "--", ".", ":!docs/proof")
+        self._path = HOME / file
+        self._head = {
+            "date": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            "commit": _git("rev-parse", "--short", "HEAD") + ("+" if changed else ""),
+        }
+        self._text = ""
+
+    def write(self, **fields: Any) -> dict[str, Any]:
+        """Add it to the file, or replace it there; returns it."""
+        line = {**self._head, **fields}
+        text = json.dumps(line) + "\n"
+        old = self._path.read_text() if self._path.exists() else ""
+        new = old.replace(self._text, text, 1) if self._text and self._text in old else old + text
+        beside = self._path.with_suffix(".tmp")
+        beside.write_text(new)
+        beside.replace(self._path)
+        self._text = text
+        return line
 
 
 def append(file: str, **fields: Any) -> dict[str, Any]:
-    """Add a line with date and commit (`+`: with changes that are not committed); returns it."""
-    at = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    commit = _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else "")
-    line = {"date": at, "commit": commit, **fields}
-    path = ROOT / "docs" / "proof" / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as f:
-        f.write(json.dumps(line) + "\n")
-    return line
+    """Add a line that is complete; returns it."""
+    return Line(file).write(**fields)
 
 
 def record(attack: str, fleet: Fleet, verdict: Mapping[str, Mapping[str, int]]) -> None:

@@ -1,134 +1,226 @@
-"""The long random run: `make chaos [CHAOS_MINUTES=10] [CHAOS_SEED=n]`.
+"""The long random run: `make chaos [CHAOS_MINUTES=10] [CHAOS_SEED=n] [CHAOS_ROUND=n]`.
 
-Rounds of the generic stream and of the job in turn, each with a seed of its own drawn from the run's; after each round
-the workers are started once more, unharmed, and the checker decides. One JSON line goes to docs/proof/chaos.jsonl.
+Round after round, each drawn from the run's seed and its own number: a few applications are attacked at the same time
+on one broker, then all of their workers are started once more, unharmed, and the checker decides about each. A finding
+ends its application only; its logs, topics and files stay. The line of the run in docs/proof/chaos.jsonl is brought up
+to date after every round. Exit code 0 if every application was exact.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from confluent_kafka.admin import AdminClient
+
 from millstream.broker import EmbeddedBroker
-from tests.chaos import failpoints
-from tests.chaos.check import Verdict
+from tests.chaos import failpoints, forks
 from tests.chaos.job import JobScenario
-from tests.chaos.proof import append
-from tests.chaos.scenario import StreamScenario
+from tests.chaos.proof import Line
+from tests.chaos.scenario import Scenario, statement
 from tests.chaos.storm import Storm
+from tests.chaos.stream import KINDS, PAYLOADS, StreamScenario
+from tests.chaos.tally import Tally
 from tests.support.clickhouse_server import ClickHouseServer
 
-ROUND_SECONDS = 120.0
-TICK = 0.05
+ROUND_SECONDS, SHORTEST_SECONDS = 120.0, 30.0
+SETTLE_SECONDS = 30.0
+"""About what it takes to let everything come out and to check it."""
+DRAIN_SECONDS = 300.0
+PLAIN_SECONDS = 60.0
+"""Shorter rounds have no stream with default timeouts: its first dead worker would outlast the round."""
+TICK = 0.03
+PACES = ("quick", "quick", "quick", "short")
+
+
+@dataclass
+class Group:
+    """One application of a round."""
+
+    name: str
+    seed: int
+    scenario: Scenario
+    storm: Storm
+
+    def tick(self) -> None:
+        """Keep it fed and attacked. AssertionError: a process ended in a way that nothing explains."""
+        self.scenario.tick()
+        self.storm.tick()
+
+    def settle(self) -> int:
+        """Unharmed to the end; rows that came out. AssertionError unless it is exact and its workers end in order."""
+        fleet = self.scenario.fleet
+        self.storm.end()
+        self.scenario.finish_input()
+        for slot in self.storm.slots:
+            fleet.spawn(slot)
+        self.scenario.drain(DRAIN_SECONDS)
+        for slot, code in fleet.terminate().items():
+            # The latter: told to stop before it listened to signals.
+            assert code in (0, -signal.SIGTERM), f"seed {fleet.seed}: {fleet.workers[slot].report()}"
+        found = self.scenario.assert_exact()
+        return sum(found[kind]["rows"] for kind in found if kind != "input")
 
 
 class Run:
-    """One run: its broker, its ClickHouse, its totals."""
+    """One run: its broker, its ClickHouse, its totals. `close` it."""
 
     def __init__(self, home: Path, seed: int, broker: EmbeddedBroker, server: ClickHouseServer) -> None:
         self._home, self._seed, self._broker, self._server = home, seed, broker, server
-        self.totals: Counter[str] = Counter()
-        self.hits: Counter[str] = Counter()
-        self.codes: Counter[str] = Counter()
+        self._admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
+        # Not one pool a round: a process that a thread started ends with the thread.
+        self._pool = ThreadPoolExecutor(8, "settle")
+        self.tally = Tally()
+        self.findings: list[dict[str, Any]] = []
 
-    def stream_round(self, number: int, seed: int, until: float) -> None:
-        """The generic stream."""
-        name, home = f"stream-{self._seed}-{number}", self._home / f"{number}-stream"
-        with StreamScenario(self._broker.bootstrap_servers, home, name, seed, self._server, rate=150) as scenario:
-            storm = Storm(scenario.fleet, failpoints.of_stream(), self._kill_broker)
-            scenario.feeder.start()
-            while time.monotonic() < until:
-                storm.tick()
-                time.sleep(TICK)
-            storm.end()
-            scenario.feeder.stop()
-            scenario.fleet.spawn("a")
-            scenario.fleet.spawn("b")
-            scenario.drain(300)
-            self._add(scenario, storm, scenario.assert_exact(), scenario.fleet.terminate())
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
 
-    def job_round(self, number: int, seed: int, until: float) -> None:
-        """RDB files into both sinks."""
-        name, home = f"job-{self._seed}-{number}", self._home / f"{number}-job"
-        with JobScenario(self._broker.bootstrap_servers, home, name, seed, self._server) as job:
-            names = sorted({n for n in failpoints.of_stream() if "+" not in n} | set(failpoints.of_job()))
-            storm, feeder = Storm(job.fleet, names, self._kill_broker), None
-            armed = ",".join(f"{n}=kill:0.05" for n in failpoints.of_feeder())
-            jobs: list[dict[str, Any]] = []
-            while time.monotonic() < until or feeder is None or feeder.code != 0:
-                storm.tick()
-                if feeder is None or feeder.code == 0:
-                    jobs = job.new_batch()
-                    feeder = job.feed(jobs, armed)
-                elif feeder.code is not None:
-                    self.totals["feeder deaths"] += 1
-                    # 1: the broker was away. A resumed feeder may die again; a new run voids what was fed.
-                    assert feeder.code in (-signal.SIGKILL, 1), f"seed {seed}: {feeder}: {feeder.tail()}"
-                    jobs[0]["new_run"] = job.fleet.random.random() < 0.2
-                    feeder = job.feed(jobs, armed)
-                time.sleep(TICK)
-            storm.end()
-            job.fleet.spawn("a")
-            job.fleet.spawn("b")
-            job.drain(300)
-            self._add(job, storm, job.assert_exact(), job.fleet.terminate())
-            self.totals["batches"] += len(job.batches)
+    def round(self, number: int, seconds: float) -> None:
+        """Attack a few applications for so long, then let everything come out and judge."""
+        rng = Random(f"{self._seed}/{number}")
+        groups = self._draw(number, rng, long=seconds > PLAIN_SECONDS)
+        blows = sorted(rng.uniform(5, seconds) for _ in range(rng.choice((0, 0, 1, 2))))
+        began = time.monotonic()
+        while (now := time.monotonic() - began) < seconds:
+            if blows and now > blows[0]:
+                del blows[0]
+                self._restart_broker()
+            groups = [g for g in groups if self._guarded(g, g.tick)]
+            time.sleep(TICK)
+        self.tally.counts["attacked seconds"] += round(seconds)
+        for group, settled in [(g, self._pool.submit(g.settle)) for g in groups]:
+            if self._guarded(group, settled.result):
+                self.tally.counts["rows"] += settled.result()
+                self.tally.counts["applications exact"] += 1
+                self._forget(group)
 
-    def _kill_broker(self) -> None:
+    # ------------------------------------------------------------------ drawing
+    def _draw(self, number: int, rng: Random, *, long: bool) -> list[Group]:
+        """Streams with each payload, one of them with some kinds of output only, and jobs; now and then a stream with
+        every setting as it is by default."""
+        start = f"chaos-{self._seed}-{number}"
+        some = sorted(rng.sample(KINDS, rng.randint(1, len(KINDS) - 1)))
+        streams = [("json", KINDS), ("arrow", KINDS), (rng.choice(PAYLOADS), some)]
+        groups = [
+            self._stream(f"{start}-s{n}", rng, p, rng.choice(PACES), kinds) for n, (p, kinds) in enumerate(streams)
+        ]
+        groups += [self._job(f"{start}-j{n}", rng, rng.choice(PACES)) for n in range(2)]
+        if long and rng.random() < 0.3:
+            groups.append(self._stream(f"{start}-plain", rng, rng.choice(PAYLOADS), "plain", KINDS))
+        return groups
+
+    def _stream(self, name: str, rng: Random, payload: str, pace: str, kinds: Sequence[str]) -> Group:
+        seed = rng.randrange(1, 10**9)
+        kafka, rate = self._broker.bootstrap_servers, 40.0 if payload == "arrow" else 120.0
+        scenario = StreamScenario(
+            kafka, self._home / name, name, seed, self._server, kinds=kinds, payload=payload, rate=rate, pace=pace
+        )
+        # Only the failpoints of the sinks that it has.
+        absent = tuple(f"{kind}." for kind in KINDS if kind not in kinds)
+        names = [n for n in failpoints.of_stream() if not n.startswith(absent)]
+        return self._group(name, seed, scenario, names, rng)
+
+    def _job(self, name: str, rng: Random, pace: str) -> Group:
+        seed = rng.randrange(1, 10**9)
+        job = JobScenario(self._broker.bootstrap_servers, self._home / name, name, seed, self._server, pace=pace)
+        feeding = failpoints.of_feeder()
+        job.arm_feeder = lambda: ",".join(f"{n}=kill:0.03" for n in feeding)
+        job.on_feeder_death = lambda name: self.tally.died_at(("feed",), name)
+        names = sorted({n for n in failpoints.of_stream() if "+" not in n} | set(failpoints.of_job()))
+        return self._group(name, seed, job, names, rng)
+
+    def _group(self, name: str, seed: int, scenario: Scenario, names: list[str], rng: Random) -> Group:
+        workers, restless = rng.choice((1, 2, 2, 3)), rng.random() < 0.2
+        self.tally.counts["applications"] += 1
+        print(
+            f"chaos: {name}: seed {seed}, {workers} workers, {', '.join(scenario.kinds)}, restless: {restless}",
+            flush=True,
+        )
+        return Group(name, seed, scenario, Storm(scenario, names, self.tally, workers, restless))
+
+    # ------------------------------------------------------------------ doing
+    def _restart_broker(self) -> None:
+        self.tally.counts["broker kills"] += 1
         self._broker.kill()
         self._broker.start()
 
-    def _add(
-        self,
-        scenario: StreamScenario | JobScenario,
-        storm: Storm,
-        verdict: dict[str, Verdict],
-        ends: dict[str, int],
-    ) -> None:
-        assert set(ends.values()) <= {0, -signal.SIGKILL}, ends
-        self.totals += storm.counts
-        self.totals["lives"] += scenario.fleet.lives
-        self.totals["rows"] += verdict["parquet"]["rows"]
-        self.hits += scenario.fleet.hits()
-        self.codes += Counter({str(code): n for code, n in scenario.fleet.codes.items()})
+    def _guarded(self, group: Group, step: Callable[[], object]) -> bool:
+        """False: a finding, and the end of the group. Its logs, topics and files stay."""
+        try:
+            step()
+        except AssertionError as exc:
+            print(f"chaos: FINDING in {group.name} (CHAOS_SEED={self._seed}): {exc}", flush=True)
+            self.findings.append({"application": group.name, "seed": group.seed, "what": str(exc)[:1500]})
+            group.scenario.__exit__(None, None, None)
+            return False
+        return True
+
+    def _forget(self, group: Group) -> None:
+        """It was exact: a long run must not fill the disk."""
+        group.scenario.__exit__(None, None, None)
+        shutil.rmtree(self._home / group.name)
+        topics = [t for t in self._admin.list_topics(timeout=30).topics if t.startswith(group.name)]
+        for deleted in self._admin.delete_topics(topics).values():
+            deleted.result(30)
+        statement(self._server, f"DROP DATABASE IF EXISTS `{group.name.replace('-', '_')}`")
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def main() -> int:
-    """Exit code 0 if every round was exact."""
+    """Exit code 0 if all was exact."""
     minutes, seed = float(os.environ.get("CHAOS_MINUTES", "10")), int(os.environ.get("CHAOS_SEED") or time.time())
+    first = number = int(os.environ.get("CHAOS_ROUND") or 0)
     home = Path(tempfile.mkdtemp(prefix="millstream-chaos-"))
     print(f"chaos: {minutes:g} minutes, CHAOS_SEED={seed}, logs {home}", flush=True)
-    rng, started = Random(seed), time.monotonic()
-    end, number, result = started + minutes * 60, 0, "exact"
+    signal.signal(signal.SIGTERM, _interrupted)
+    forks.shared()
+    started, line = time.monotonic(), Line("chaos.jsonl")
     with EmbeddedBroker(home / "kafka") as broker, ClickHouseServer(home / "clickhouse") as server:
-        run = Run(home, seed, broker, server)
+        run, state = Run(home, seed, broker, server), "broken off"
+
+        def note() -> dict[str, Any]:
+            result = f"{len(run.findings)} findings" if run.findings else "exact"
+            return line.write(
+                seed=seed,
+                minutes=round((time.monotonic() - started) / 60, 1),
+                rounds=number - first,
+                **run.tally.fields(),
+                findings=run.findings,
+                result=f"{result}{f' ({state})' if state else ''}",
+            )
+
         try:
-            while number == 0 or time.monotonic() + 30 < end:
-                kind = (run.stream_round, run.job_round)[number % 2]
-                kind(number, rng.randrange(1, 10**9), min(end, time.monotonic() + ROUND_SECONDS))
+            while number == first or minutes * 60 - (time.monotonic() - started) > SHORTEST_SECONDS + SETTLE_SECONDS:
+                left = minutes * 60 - (time.monotonic() - started) - SETTLE_SECONDS
+                run.round(number, max(SHORTEST_SECONDS, min(ROUND_SECONDS, left)))
                 number += 1
-        except AssertionError as exc:
-            result = f"BAD: round {number}: {exc}"[:2000]
-    line = append(
-        "chaos.jsonl",
-        seed=seed,
-        minutes=round((time.monotonic() - started) / 60, 1),
-        rounds=number,
-        **run.totals,
-        codes=run.codes,
-        hits=dict(sorted(run.hits.items())),
-        result=result,
-    )
-    print(json.dumps(line, indent=1), flush=True)
-    return int(result != "exact")
+                state = "goes on"
+                note()
+            state = ""
+        except KeyboardInterrupt:
+            state = "interrupted"
+        finally:
+            print(json.dumps(note(), indent=1), flush=True)
+            run.close()
+    if not run.findings:
+        shutil.rmtree(home)
+    return int(bool(run.findings) or bool(state))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The generic stream under attack, put together: topics, table, workers, records, and the verdict at the end."""
+"""What every application under attack has: its workers, its group, an end that must come, and a verdict."""
 
 from __future__ import annotations
 
@@ -6,107 +6,86 @@ import json
 import subprocess
 import sys
 import urllib.request
-from pathlib import Path
+from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Any, Self
-
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
+from typing import Self
 
 from tests.chaos.check import Verdict, bad
-from tests.chaos.feeding import Feeder
-from tests.chaos.fleet import PATIENCE, ROOT, Fleet
+from tests.chaos.fleet import PATIENCE, Fleet
+from tests.chaos.forks import ROOT
 from tests.chaos.group import Group
 from tests.support.clickhouse_server import ClickHouseServer
-from tests.support.kafka import create_topic
 from tests.support.waiting import wait_until
 
-EVENTS = (
-    "CREATE TABLE {db}.events (id Int64, k String, _topic LowCardinality(String), _partition Int32, _offset Int64)"
-    " ENGINE = MergeTree ORDER BY (_topic, _partition, _offset) SETTINGS non_replicated_deduplication_window = 1000"
-)
+
+def statement(server: ClickHouseServer, sql: str) -> None:
+    """Run it."""
+    url = server.url("default").partition("?")[0]
+    urllib.request.urlopen(urllib.request.Request(f"{url}/", data=sql.encode()), timeout=60).close()
 
 
 def database(server: ClickHouseServer, name: str, *statements: str) -> str:
     """Make a database; returns the URL for the sink."""
-    url = server.url(name)
     for sql in ("CREATE DATABASE {db}", *statements):
-        body = sql.replace("{db}", f"`{name}`").encode()
-        urllib.request.urlopen(urllib.request.Request(url.partition("?")[0] + "/", data=body), timeout=60).close()
-    return url
+        statement(server, sql.replace("{db}", f"`{name}`"))
+    return server.url(name)
 
 
-def verdict(*arguments: object) -> dict[str, Verdict]:
-    """Run the checker, a program of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.chaos.check", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout, done.stderr
-    found: dict[str, Verdict] = json.loads(done.stdout)
-    print("chaos:", done.stdout.strip(), flush=True)
-    assert (done.returncode == 0) == (bad(found) == 0)
-    return found
+class Scenario(ABC):
+    """One application, fed and attacked."""
 
+    fleet: Fleet
+    group: Group
+    kinds: tuple[str, ...]
+    """The kinds of output that it has."""
 
-class StreamScenario:
-    """One application, its records and its workers. Without `server` only Parquet is written."""
+    @abstractmethod
+    def unfinished(self) -> str:
+        """Empty once everything that went in has come out; else what is missing."""
 
-    def __init__(
-        self,
-        kafka: str,
-        home: Path,
-        name: str,
-        seed: int,
-        server: ClickHouseServer | None = None,
-        *,
-        partitions: int = 4,
-        rate: float = 200.0,
-        control: str = "",
-        **settings: Any,
-    ) -> None:
-        self.kafka, self.name, self.parquet = kafka, name, home / "parquet"
-        admin = AdminClient({"bootstrap.servers": kafka})
-        create_topic(admin, f"{name}-in", partitions)
-        values: dict[str, Any] = {"BOOTSTRAP_SERVERS": kafka, "APP_ID": name, "PARQUET_DIR": self.parquet} | settings
-        self.url: str | None = None
-        if server is not None:
-            self.url = values["CLICKHOUSE_URL"] = database(server, name.replace("-", "_"), EVENTS)
-            values["CLICKHOUSE_AUTO_CREATE_TABLES"] = "true"
-        self.fleet = Fleet(home, "tests.chaos.stream_app", seed, **values)
-        self.fleet.env |= {"CHAOS_PARTITIONS": str(partitions), "CHAOS_CONTROL": control}
-        self.group = Group(kafka, name)
-        self.source = [TopicPartition(f"{name}-in", p) for p in range(partitions)]
-        self.feeder = Feeder(kafka, f"{name}-in", partitions, seed, rate)
+    @abstractmethod
+    def check_arguments(self) -> list[object]:
+        """Of `tests.chaos.check`."""
 
-    def ends(self) -> dict[tuple[str, int], int]:
-        """Where the input ends now."""
-        return self.group.ends(self.source)
+    @abstractmethod
+    def tick(self) -> None:
+        """Called often while it is under attack: keep its input coming."""
+
+    @abstractmethod
+    def finish_input(self) -> None:
+        """No more input; everything given so far is in the log afterwards."""
 
     def drain(self, timeout: float = PATIENCE * 1.5) -> None:
-        """Until all input is committed and no chunk is open. Dead workers are started again, nothing armed."""
-        lag = ""
+        """Until everything has come out. Dead workers are started again, nothing armed."""
+        left = ""
 
         def look() -> bool:
-            nonlocal lag
+            nonlocal left
             for slot, worker in list(self.fleet.workers.items()):
                 if worker.code is not None:
                     self.fleet.spawn(slot)
-            lag = self.group.lag(self.source)
-            return not lag
+            left = self.unfinished()
+            return not left
 
         try:
-            wait_until(look, timeout, "all input committed", every=0.3)
+            wait_until(look, timeout, "everything to come out", every=0.3)
         except AssertionError as exc:
-            raise AssertionError(f"{exc} ({lag}; seed {self.fleet.seed}); {self.fleet.failures()}") from exc
+            raise AssertionError(f"{exc} ({left}; seed {self.fleet.seed}); {self.fleet.failures()}") from exc
 
     def verdict(self, *more: str) -> dict[str, Verdict]:
-        """What the checker says."""
-        arguments: list[object] = ["stream", "--kafka", self.kafka, "--name", self.name, "--parquet", self.parquet]
-        return verdict(*arguments, *more, *(["--clickhouse", self.url] if self.url else []))
+        """What the checker says, a program of its own."""
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.chaos.check", *map(str, self.check_arguments()), *more],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout, done.stderr
+        found: dict[str, Verdict] = json.loads(done.stdout)
+        print(f"chaos: {self.group.name}: {done.stdout.strip()}", flush=True)
+        assert (done.returncode == 0) == (bad(found) == 0)
+        return found
 
     def assert_exact(self) -> dict[str, Verdict]:
         """AssertionError with the seed if anything is missing, doubled or wrong."""
@@ -115,9 +94,10 @@ class StreamScenario:
         return found
 
     def __enter__(self) -> Self:
-        self.fleet.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.fleet.__exit__(kind, error, tb)
+        self.fleet.kill()
+        if error is not None:
+            print(f"chaos: FAILED with seed {self.fleet.seed}; {self.fleet.failures()}", flush=True)
         self.group.close()

@@ -1,91 +1,164 @@
-"""Random attack on a fleet: deaths and pauses, at failpoints and anywhere else, and workers that come and go."""
+"""Random attack on one application: each life of a worker is dealt how it will end, and dies or pauses accordingly."""
 
 from __future__ import annotations
 
+import re
 import signal
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from tests.chaos.fleet import SESSION, TRANSACTION, Fleet, Worker
+from tests.chaos.fleet import Worker
+from tests.chaos.scenario import Scenario
+from tests.chaos.tally import Tally
 
-ALLOWED = {0, 70, 75, -signal.SIGKILL, -signal.SIGTERM}
-"""Exit codes a worker may have: an orderly stop, an error nobody may continue past, stuck, killed, told to stop before
-it listened to signals."""
-LONGEST_PAUSE = SESSION + TRANSACTION + 6
+AT_WORK = "operation=partitions_assigned"
+"""In the log of a worker that has joined its group."""
+LATEST = 20.0
+"""Seconds after its start at which a worker is struck even if it has not joined."""
+FAILED, STUCK = 70, 75
+LEGITIMATE = re.compile(r"(Kafka|Broker|Timeout|Undecided|Unknown|Request|Node|Group|Coordinator)\w*(Error|Exception)")
+"""Errors that end a worker where a broker, a session or a transaction was lost to it."""
+
+
+@dataclass
+class Life:
+    """One life of a worker."""
+
+    worker: Worker
+    blow: str
+    """kill, pause or leave: what meets it if no failpoint does."""
+    due: float | None
+    """When the blow falls; None while it has not joined."""
+    delay: float
+    """From joining to the blow, seconds."""
+    began: float = field(default_factory=time.monotonic)
+    at_work: bool = False
+    killed: bool = False
+    left: bool = False
+    pause: tuple[str, float] | None = None
+    """While it is stopped: how long this pause is, and when it ends."""
 
 
 class Storm:
-    """Call `tick` often. Workers a and b are always there, c now and then. `broker` kills and restarts the broker."""
+    """Call `tick` often; `end` kills all. AssertionError: a worker ended in a way that nothing explains.
 
-    def __init__(self, fleet: Fleet, names: list[str], broker: Callable[[], None] | None = None) -> None:
-        self._fleet, self._names, self._broker = fleet, names, broker
-        self._random = fleet.random
-        self._wake: dict[int, float] = {}
-        self._next = 0.0
-        self.counts: Counter[str] = Counter()
+    `restless` groups are rebalanced all the time: workers leave and join in quick turns.
+    """
+
+    def __init__(self, scenario: Scenario, names: Sequence[str], tally: Tally, workers: int, restless: bool) -> None:
+        self._scenario, self._fleet, self._names, self._tally = scenario, scenario.fleet, names, tally
+        self._random = self._fleet.random
+        self.slots, self._restless = "abc"[:workers], restless
+        self._lives: dict[str, Life] = {}
+        self._back: dict[str, float] = {}
+        env = self._fleet.env
+        self._session = float(env.get("MILLSTREAM_SESSION_TIMEOUT", 30))
+        self._transaction = float(env.get("MILLSTREAM_TRANSACTION_TIMEOUT", 15))
 
     def tick(self) -> None:
-        """One look at all workers, and a blow if it is time for one."""
+        """One look at all workers."""
         now = time.monotonic()
-        for slot in "ab":
-            worker = self._fleet.workers.get(slot)
-            if worker is None or worker.code is not None:
-                if worker is not None:
-                    self._ended(worker)
-                self._fleet.spawn(slot, self._armed(), wipe=self._random.random() < 0.15)
-        for worker in self._fleet.workers.values():
-            if worker.code is None and worker.stopped:
-                until = self._wake.setdefault(worker.process.pid, now + self._random.uniform(1, LONGEST_PAUSE))
-                if now > until:
-                    del self._wake[worker.process.pid]
-                    self.counts["stops"] += 1
-                    worker.signal(signal.SIGCONT)
-        if now > self._next:
-            if self._next:
-                self._strike()
-            self._next = now + self._random.uniform(2, 9)
+        for slot in self.slots:
+            life = self._lives.get(slot)
+            if life is not None and life.worker.code is not None:
+                del self._lives[slot]
+                self._ended(life)
+                self._back[slot] = now + (self._random.uniform(0, 2 * self._session) if self._chance(0.15) else 0)
+                life = None
+            if life is None:
+                if now >= self._back.get(slot, 0):
+                    self._lives[slot] = self._begin(slot)
+            elif life.worker.stopped:
+                self._hold(life, now)
+            elif self._due(life, now):
+                self._strike(life)
 
     def end(self) -> None:
         """Everything is killed."""
-        for worker in self._fleet.workers.values():
-            worker.kill()
-            self._ended(worker)
+        for life in self._lives.values():
+            if life.worker.code is None:
+                life.worker.kill()
+            else:
+                self._ended(life)
+        self._lives.clear()
+
+    # ------------------------------------------------------------------ dealing
+    def _chance(self, probability: float) -> bool:
+        return self._random.random() < probability
+
+    def _begin(self, slot: str) -> Life:
+        wipe = self._chance(0.15)
+        self._tally.counts["tables wiped"] += wipe
+        self._tally.counts["lives"] += 1
+        worker = self._fleet.spawn(slot, self._armed(), wipe=wipe)
+        leave = 8 if self._restless else 2
+        blow = self._random.choices(["kill", "pause", "leave"], [10, 4, leave])[0]
+        delay = self._random.uniform(0, 1.5 if self._restless else 5)
+        at_once = time.monotonic() + self._random.uniform(0, 1.5) if self._chance(0.05) else None
+        return Life(worker, blow, at_once, delay)
 
     def _armed(self) -> str:
-        """What the next life is armed with: one failpoint for sure, many with small chances, or none."""
-        way = self._random.random()
-        if way < 0.35:
-            return f"{self._random.choice(self._names)}={self._random.choice(('kill', 'kill', 'stop1'))}"
-        if way < 0.85:
-            chance = self._random.choice((0.01, 0.05, 0.2))
-            some = self._random.sample(self._names, max(1, len(self._names) // 2))
-            return ",".join(f"{n}={self._random.choice(('kill', 'kill', 'kill', 'stop1'))}:{chance}" for n in some)
-        return ""
+        """Failpoints of a life, mostly those that killed least; more than a few would never let it get far."""
+        if self._chance(0.3):
+            return ""
+        wanted = self._tally.scarce(self._names, self._scenario.kinds, self._random)[: max(4, len(self._names) // 3)]
+        some = self._random.sample(wanted, self._random.choice((1, 1, 2, 4)))
+        chance = self._random.choice((1, 1, 0.5, 0.1))
+        return ",".join(f"{n}={'stop1' if self._chance(0.15) else 'kill'}:{chance}" for n in some)
 
-    def _strike(self) -> None:
-        way, third = self._random.random(), self._fleet.workers.get("c")
-        if self._broker is not None and way < 0.06:
-            self.counts["broker kills"] += 1
-            self._broker()
-        elif way < 0.45:
-            self._victim().kill()
-            self.counts["kills"] += 1
-        elif way < 0.65:
-            self._victim().signal(signal.SIGSTOP)
-        elif third is None or third.code is not None:
-            if third is not None:
-                self._ended(third)
-            self._fleet.spawn("c", self._armed())
-            self.counts["joins"] += 1
+    def _pause(self, now: float) -> tuple[str, float]:
+        """Shorter than the session timeout, longer than it, or longer than both timeouts."""
+        what = self._random.choice(("short", "past session", "past session and transaction"))
+        shortest, longest = {
+            "short": (0.1 * self._session, 0.6 * self._session),
+            "past session": (1.1 * self._session, 1.6 * self._session),
+        }.get(what, (max(self._session, self._transaction) + 2, self._session + self._transaction + 3))
+        return what, now + self._random.uniform(shortest, longest)
+
+    # ------------------------------------------------------------------ blows
+    def _hold(self, life: Life, now: float) -> None:
+        if life.pause is None:  # a failpoint stopped it, or we did just now
+            life.pause = self._pause(now)
+        elif now > life.pause[1]:
+            self._tally.pauses[life.pause[0]] += 1
+            life.worker.signal(signal.SIGCONT)
+            life.pause, life.blow = None, "kill"
+            life.due = now + self._random.uniform(0.5, 4)
+
+    def _due(self, life: Life, now: float) -> bool:
+        if life.left:
+            return False
+        if not life.at_work and AT_WORK in life.worker.log.read_text(errors="replace"):
+            life.at_work = True
+            life.due = life.due or now + life.delay
+        return now > (life.due or life.began + LATEST)
+
+    def _strike(self, life: Life) -> None:
+        if life.blow == "kill":
+            life.killed = True
+            life.worker.kill()
+        elif life.blow == "pause":
+            life.worker.signal(signal.SIGSTOP)
         else:
-            third.signal(signal.SIGTERM)
-            self.counts["leaves"] += 1
+            life.left = True
+            life.worker.signal(signal.SIGTERM)
 
-    def _victim(self) -> Worker:
-        return self._fleet.workers[self._random.choice("ab")]
-
-    def _ended(self, worker: Worker) -> None:
-        if worker.code == 1 and self.counts["broker kills"] and "KafkaConnectionError" in worker.tail():
-            return  # it was being started while the broker was away
-        assert worker.code in ALLOWED, f"seed {self._fleet.seed}: {worker} ended with {worker.code}: {worker.tail()}"
+    def _ended(self, life: Life) -> None:
+        worker, tally = life.worker, self._tally
+        code = worker.code
+        tally.codes[str(code)] += 1
+        failpoint = self._fleet.killed_by(worker)
+        if failpoint is not None:
+            tally.died_at(self._scenario.kinds, failpoint)
+        elif code == -signal.SIGKILL:
+            assert life.killed, f"nobody killed it: {worker.report()}"
+            tally.counts["kills" if life.at_work else "kills while starting"] += 1
+        elif code in (0, -signal.SIGTERM):  # the latter before it listened to signals
+            assert life.left, f"seed {self._fleet.seed}: {worker.report()}"
+            tally.counts["leaves"] += 1
+        else:
+            assert code in (FAILED, STUCK), f"seed {self._fleet.seed}: {worker.report()}"
+            reason = worker.failure()
+            tally.ends[reason[:120]] += 1
+            assert LEGITIMATE.match(reason), f"seed {self._fleet.seed}: {reason}: {worker.report()}"

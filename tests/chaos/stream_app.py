@@ -1,16 +1,17 @@
 """The generic stream under attack: chunk agent, table, output topic, Parquet and ClickHouse. `faust -A` this module.
 
 Each output record and each table value carries a running count per key, so a chunk that saw a stale table shows.
+CHAOS_KINDS names the kinds of output that there are, CHAOS_PAYLOAD what the messages are.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
+from collections import Counter
 from typing import Any
-
-import pyarrow as pa
 
 from millstream.settings import get_settings
 from sinks.clickhouse import ClickHouseStream
@@ -18,6 +19,7 @@ from sinks.factory import clickhouse_config
 from sinks.parquet import ParquetConfig, ParquetStream
 from streams.engine.app import App
 from tests.chaos import failpoints
+from tests.chaos.feeding import SCHEMA
 
 
 def mute(name: str) -> None:
@@ -40,14 +42,28 @@ if control := os.environ.get("CHAOS_CONTROL"):
 
     controls.CONTROLS[control]()
 
+
+async def kill_broker() -> None:
+    """CHAOS_BROKER_PID: the broker dies when everything is prepared and the group is about to be joined."""
+    os.kill(int(os.environ["CHAOS_BROKER_PID"]), signal.SIGKILL)
+
+
 app = App(settings)
+if "CHAOS_BROKER_PID" in os.environ:
+    app.before_start.append(kill_broker)
+kinds = os.environ.get("CHAOS_KINDS", "parquet,clickhouse,table,topic").split(",")
 partitions = int(os.environ.get("CHAOS_PARTITIONS", "4"))
 source = app.chunk_topic(
-    f"{settings.app_id}-in", schema=pa.schema([("id", pa.int64()), ("k", pa.string())]), partitions=partitions
+    f"{settings.app_id}-in",
+    schema=SCHEMA,
+    payload=os.environ.get("CHAOS_PAYLOAD", "json"),
+    partitions=partitions,
 )
 out = app.topic(f"{settings.app_id}-out", value_serializer="json", partitions=partitions)
-counts = app.Table("counts", default=int)
-targets: list[Any] = [ParquetStream(ParquetConfig(settings.parquet_dir))] if settings.parquet_dir else []
+counts: Any = app.Table("counts", default=int) if "table" in kinds else Counter()
+targets: list[Any] = []
+if settings.parquet_dir is not None:
+    targets.append(ParquetStream(ParquetConfig(settings.parquet_dir)))
 if (clickhouse := clickhouse_config(settings)) is not None:
     targets.append(ClickHouseStream(clickhouse, "events"))
 sinks = app.sinks(*targets)
@@ -58,7 +74,9 @@ async def count(chunks: Any) -> None:
     """Count records by key, pass them on, write them down."""
     async for chunk in chunks:
         for row in chunk.table.to_pylist():
-            counts[row["k"]] += 1
-            value = {"p": chunk.partition, "o": row["_offset"], "id": row["id"], "k": row["k"], "n": counts[row["k"]]}
-            await out.send(key=row["k"], value=value)
+            key = row["k"]
+            counts[key] += "table" in kinds
+            if "topic" in kinds:
+                value = {"p": chunk.partition, "o": row["_offset"], "id": row["id"], "k": key, "n": counts[key]}
+                await out.send(key=key, value=value)
         await sinks.write(chunk)

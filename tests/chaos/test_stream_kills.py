@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import failpoints
-from tests.chaos.fleet import PATIENCE, QUICK
+from tests.chaos.fleet import PATIENCE
 from tests.chaos.proof import record
-from tests.chaos.scenario import StreamScenario
+from tests.chaos.stream import StreamScenario
 from tests.conftest import Unique
 from tests.support.clickhouse_server import ClickHouseServer
 from tests.support.waiting import wait_until
@@ -21,7 +21,7 @@ def test_a_stream_is_exact_after_kill_9_at_every_failpoint(
     kafka: str, clickhouse: ClickHouseServer, home: Path, unique: Unique, seed: int
 ) -> None:
     """A worker dies at the first failpoint it passes that has not killed yet, and comes back armed with the rest."""
-    with StreamScenario(kafka, home, unique("kills"), seed, clickhouse, **QUICK) as scenario:
+    with StreamScenario(kafka, home, unique("kills"), seed, clickhouse, pace="quick") as scenario:
         fleet = scenario.fleet
         every = failpoints.of_stream()
         scenario.feeder.start()

@@ -11,7 +11,7 @@ import pytest
 from tests.chaos.failpoints import FULL
 from tests.chaos.fleet import PATIENCE, SESSION, TRANSACTION
 from tests.chaos.proof import record
-from tests.chaos.scenario import StreamScenario
+from tests.chaos.stream import StreamScenario
 from tests.conftest import Unique
 from tests.support.clickhouse_server import ClickHouseServer
 from tests.support.waiting import wait_until

@@ -13,7 +13,7 @@ from tests.chaos.check import Verdict
 from tests.chaos.fleet import PATIENCE
 from tests.chaos.group import Group
 from tests.chaos.proof import append
-from tests.chaos.scenario import StreamScenario
+from tests.chaos.stream import StreamScenario
 from tests.support.waiting import wait_until
 
 ENDS = {70, 75}

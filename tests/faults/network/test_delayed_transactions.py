@@ -18,7 +18,7 @@ import pytest
 from tests.chaos.check import bad
 from tests.chaos.failpoints import FULL
 from tests.chaos.fleet import PATIENCE
-from tests.chaos.scenario import StreamScenario
+from tests.chaos.stream import StreamScenario
 from tests.conftest import Unique
 from tests.faults.load import record
 from tests.faults.network.site import Site, site
@@ -84,7 +84,7 @@ def test_an_end_of_the_last_transaction_does_not_end_the_next_one(
         worker.wait_stopped()  # the outputs of the next transaction are in the log, its offsets are not
         answered = held.release()
         worker.kill()
-        _judge(scenario, control, answered, "output")
+        _judge(scenario, control, answered, "topic")
 
 
 @pytest.mark.parametrize("control", ["", pytest.param("same_producer", marks=pytest.mark.faults)])
@@ -102,7 +102,7 @@ def test_offsets_of_the_last_transaction_do_not_go_into_the_next_one(
         answered = held.release()
         worker.signal(signal.SIGCONT)
         assert worker.wait() == -signal.SIGKILL
-        _judge(scenario, control, answered, "output")
+        _judge(scenario, control, answered, "topic")
 
 
 @pytest.mark.faults

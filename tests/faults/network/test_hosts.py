@@ -12,7 +12,7 @@ import pytest
 
 from millstream.broker import EmbeddedBroker
 from tests.chaos.fleet import SESSION, TRANSACTION
-from tests.chaos.scenario import StreamScenario
+from tests.chaos.stream import StreamScenario
 from tests.conftest import Unique
 from tests.faults.load import finish, go_on, progress
 from tests.support.cluster import free_ports

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.scenario import StreamScenario
+from tests.chaos.stream import StreamScenario
 from tests.conftest import Unique
 from tests.faults.load import finish, go_on, progress
 from tests.faults.network.site import Site, site

@@ -1,0 +1,31 @@
+"""A short round of `make chaos`: streams and jobs side by side on a broker of their own, which is killed too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from millstream.broker import EmbeddedBroker
+from tests.chaos.run import Run
+from tests.support.clickhouse_server import ClickHouseServer
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+
+SECONDS = 40.0
+
+
+def test_a_round_of_random_deaths_pauses_and_broker_kills_is_exact(
+    clickhouse: ClickHouseServer, home: Path, tmp_path: Path, seed: int
+) -> None:
+    home.mkdir()
+    with EmbeddedBroker(tmp_path / "kafka") as broker:
+        run = Run(home, seed, broker, clickhouse)
+        try:
+            run.round(0, SECONDS)
+        finally:
+            run.close()
+    assert run.findings == []
+    assert run.tally.counts["applications exact"] == run.tally.counts["applications"] > 0
+    assert run.tally.counts["failpoint deaths"] > 0
+    assert run.tally.counts["kills"] > 0

@@ -1,0 +1,46 @@
+"""SIGTERM in the middle of a rebalance (T22)."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.fleet import PATIENCE
+from tests.chaos.stream import StreamScenario
+from tests.conftest import Unique
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+
+REBALANCES = "because it is rebalancing"
+"""Said by aiokafka when a member sees that its group rebalances: it gives up its partitions, and joins again."""
+
+
+def test_a_worker_told_to_stop_while_its_group_waits_for_another_member_ends_in_order(
+    kafka: str, home: Path, unique: Unique, seed: int
+) -> None:
+    """Found by a random run (seed 1795401961): Faust's fetcher took its end for a crash, exit code 1.
+
+    The rebalance is held: a member that is stopped does not rejoin, and its session is long.
+    """
+    with StreamScenario(kafka, home, unique("term"), seed, kinds=["parquet"], pace="plain") as scenario:
+        fleet = scenario.fleet
+        first = fleet.spawn("a")
+        first.wait_log("partitions_loaded")
+        second = fleet.spawn("b")
+        second.wait_log("partitions_loaded")
+        scenario.feeder.send(300)
+        scenario.group.wait_past(scenario.ends(), PATIENCE)
+        second.signal(signal.SIGSTOP)
+        second.wait_stopped()
+        before = first.log.read_text().count(REBALANCES)
+        fleet.spawn("c")
+        wait_until(lambda: first.log.read_text().count(REBALANCES) > before, PATIENCE, "the rebalance to begin")
+        first.signal(signal.SIGTERM)
+        assert first.wait() == 0, first.report()
+        second.kill()
+        scenario.feeder.send(300)
+        scenario.drain()
+        scenario.assert_exact()
