@@ -9,13 +9,11 @@ import pytest
 
 from tests.chaos.fleet import PATIENCE
 from tests.chaos.stream import StreamScenario
+from tests.chaos.telling import REVOKED
 from tests.conftest import Unique
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-
-REBALANCES = "because it is rebalancing"
-"""Said by aiokafka when a member sees that its group rebalances: it gives up its partitions, and joins again."""
 
 
 def test_a_worker_told_to_stop_while_its_group_waits_for_another_member_ends_in_order(
@@ -25,8 +23,11 @@ def test_a_worker_told_to_stop_while_its_group_waits_for_another_member_ends_in_
 
     The rebalance is held: a member that is stopped does not rejoin, and its session is long.
     """
-    with StreamScenario(kafka, home, unique("term"), seed, kinds=["parquet"], pace="plain") as scenario:
+    with StreamScenario(
+        kafka, home, unique("term"), seed, kinds=["parquet"], pace="plain", SESSION_TIMEOUT=20
+    ) as scenario:
         fleet = scenario.fleet
+        fleet.app = "tests.chaos.telling"
         first = fleet.spawn("a")
         first.wait_log("partitions_loaded")
         second = fleet.spawn("b")
@@ -35,9 +36,9 @@ def test_a_worker_told_to_stop_while_its_group_waits_for_another_member_ends_in_
         scenario.group.wait_past(scenario.ends(), PATIENCE)
         second.signal(signal.SIGSTOP)
         second.wait_stopped()
-        before = first.log.read_text().count(REBALANCES)
+        before = first.log.read_text().count(REVOKED)
         fleet.spawn("c")
-        wait_until(lambda: first.log.read_text().count(REBALANCES) > before, PATIENCE, "the rebalance to begin")
+        wait_until(lambda: first.log.read_text().count(REVOKED) > before, PATIENCE, "the rebalance to begin")
         first.signal(signal.SIGTERM)
         assert first.wait() == 0, first.report()
         second.kill()
