@@ -14,7 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram, Info
 STAGES = ("fetch", "decode", "agent", "sink", "commit", "restore")
 """Where time goes: reading, wire to Arrow, user code, sinks, the Kafka transaction, loading a table."""
 
-LABELS = frozenset({"stream", "stage", "sink", "error", "operation", "source"})
+LABELS = frozenset({"stream", "stage", "sink", "error", "operation", "source", "aggregate_type"})
 """The only label names in use; a test holds this line."""
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -64,6 +64,27 @@ RESTORE_SECONDS = Histogram("millstream_restore_seconds", "Seconds to load the t
 
 FED_RECORDS = Counter("millstream_fed_records", "Records produced by a source.", ["source"])
 FED_BYTES = Counter("millstream_fed_bytes", "Bytes read by a source.", ["source"])
+
+_BY_TYPE = ["aggregate_type"]  # bounded: those that MILLSTREAM_OUTBOX_TOPICS names
+OUTBOX_PUBLISHED = Counter("millstream_outbox_publish_success", "Events acknowledged by Kafka.", _BY_TYPE)
+OUTBOX_FAILED = Counter("millstream_outbox_publish_failure", "Publications that failed or are unknown.", _BY_TYPE)
+OUTBOX_RETRIES = Counter("millstream_outbox_publish_retry", "Events published again after a failure.", _BY_TYPE)
+OUTBOX_LATENCY = Histogram("millstream_outbox_publish_latency_seconds", "Seconds to publish a batch.", buckets=_FAST)
+OUTBOX_LAG = Histogram(
+    "millstream_outbox_publish_lag_seconds",
+    "Seconds from the oldest event of a batch to its publication.",
+    buckets=(*_FAST, 60, 300, 1800),
+)
+OUTBOX_BATCH = Histogram(
+    "millstream_outbox_batch_events", "Events of one claim.", buckets=(1, 5, 10, 50, 100, 200, 500, 1000, 10_000)
+)
+OUTBOX_BACKLOG = Gauge("millstream_outbox_backlog", "Events that are not published: alert above 1000 for 5 minutes.")
+OUTBOX_OLDEST = Gauge("millstream_outbox_oldest_seconds", "Age of the oldest event that is not published.")
+OUTBOX_PARKED = Gauge("millstream_outbox_parked", "Events given up after too many attempts: alert above 0.")
+OUTBOX_HELD = Gauge("millstream_outbox_held", "Events held back behind a parked one of their aggregate.")
+OUTBOX_MAX_ATTEMPTS = Gauge("millstream_outbox_max_delivery_attempts", "Most failed attempts of a pending event.")
+OUTBOX_LEASES_LOST = Counter("millstream_outbox_leases_lost", "Events whose lease ended before they were marked.")
+OUTBOX_WAL_BYTES = Gauge("millstream_outbox_wal_bytes", "WAL that the server keeps for the replication slot.")
 
 BATCHES_PUBLISHED = Counter("millstream_batches_published", "Batches published.")
 BATCHES_FAILED = Counter("millstream_batches_failed", "Batches refused or aborted.")

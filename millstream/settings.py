@@ -42,6 +42,31 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _pairs(value: Any) -> Any:
+    """`a=b,c=d` as a mapping; a mapping (a table in TOML) stays."""
+    if not isinstance(value, str):
+        return value
+    parts = [part.partition("=") for part in _split(value)]
+    if bad := [name for name, _, given in parts if not name.strip() or not given.strip()]:
+        raise ValueError(f"must be name=value, several of them with commas between; {bad[0]!r} has no value")
+    return {name.strip(): given.strip() for name, _, given in parts}
+
+
+def _topics(value: dict[str, str]) -> dict[str, str]:
+    for topic in value.values():
+        if not _NAME.fullmatch(topic) or len(topic) > 249:
+            raise ValueError(f"{topic!r} is no topic name: at most 249 letters, digits, '.', '_' and '-'")
+    if not value:
+        raise ValueError("must name at least one aggregate type and its topic")
+    return value
+
+
+def _identifier(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_]{1,63}", value):
+        raise ValueError("must be 1 to 63 lower-case letters, digits and '_'")
+    return value
+
+
 def _name(value: str) -> str:
     if value and not _NAME.fullmatch(value):
         raise ValueError("may hold letters, digits, '.', '_' and '-' only")
@@ -243,6 +268,38 @@ class Settings(BaseSettings):
         None, description="Seconds of retrying one sink call until it counts as failed; unset: keep trying."
     )
 
+    # --- Outbox: what `millstream outbox` and streams.outbox do
+    outbox_topics: Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs), AfterValidator(_topics)] = Field(
+        default={"video": "catalog.video.events"},
+        description="Topic of each aggregate type: type=topic, with commas between. Others are left alone.",
+    )
+    outbox_topic_partitions: int = Field(4, ge=1, le=10_000, description="Partitions of those topics, when created.")
+    outbox_via: Literal["polling", "replication"] = Field(
+        "polling", description="How the relay learns of events: by asking the table, or from a replication slot."
+    )
+    outbox_batch_size: int = Field(500, ge=1, le=10_000, description="Events of one claim; 100 to 500 are sensible.")
+    outbox_lease: Seconds = Field(
+        120.0, description="Seconds after which another relay may take over what one has claimed (T52)."
+    )
+    outbox_publish_timeout: Seconds = Field(
+        10.0, description="Seconds until a batch that Kafka has not acknowledged counts as failed, and is tried again."
+    )
+    outbox_backoff: Seconds = Field(2.0, description="Seconds until a failed event is tried again; doubles each time.")
+    outbox_backoff_max: Seconds = Field(120.0, description="Seconds at which that stops growing.")
+    outbox_max_attempts: int = Field(
+        20, ge=1, description="Refusals by Kafka after which an event is parked, and its aggregate held back (T54)."
+    )
+    outbox_poll_min: Seconds = Field(0.25, description="Seconds up to which an idle relay waits at first, at random.")
+    outbox_poll_max: Seconds = Field(
+        30.0, description="Seconds up to which that doubles; a notification ends the wait."
+    )
+    outbox_slot: Annotated[str, AfterValidator(_identifier)] = Field(
+        "millstream_outbox", description="Replication slot of the relay via replication."
+    )
+    outbox_publication: Annotated[str, AfterValidator(_identifier)] = Field(
+        "millstream_outbox", description="Publication that it reads: inserts into catalog.outbox_events."
+    )
+
     # --- Looking at it
     web_bind: Annotated[str, AfterValidator(_not_empty)] = Field(
         "127.0.0.1", description="Address of the web views; Faust's own default would be every interface."
@@ -275,6 +332,16 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{PREFIX}HEARTBEAT_INTERVAL = {self.heartbeat_interval:g}: must be at most a third of "
                 f"{PREFIX}SESSION_TIMEOUT = {self.session_timeout:g}"
+            )
+        if not 2 <= self.outbox_publish_timeout <= self.outbox_lease / 2:  # a new producer is ready after 0.5 to 1 s
+            raise ValueError(
+                f"{PREFIX}OUTBOX_PUBLISH_TIMEOUT = {self.outbox_publish_timeout:g}: must be at least 2, and at most "
+                f"half of {PREFIX}OUTBOX_LEASE = {self.outbox_lease:g}"
+            )
+        if self.outbox_poll_min > self.outbox_poll_max:
+            raise ValueError(
+                f"{PREFIX}OUTBOX_POLL_MIN = {self.outbox_poll_min:g}: must be at most "
+                f"{PREFIX}OUTBOX_POLL_MAX = {self.outbox_poll_max:g}"
             )
         if self.partition_fetch_bytes > self.fetch_max_bytes:
             raise ValueError(

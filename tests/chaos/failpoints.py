@@ -22,7 +22,7 @@ def declared() -> set[str]:
 
 IN_BATCHES = ("parquet.open_batch.", "parquet.merge.", "parquet.publish.", "clickhouse.finalize.", "clickhouse.schema.")
 IN_FEEDERS = ("feed.",)
-IN_POSTGRES = ("postgres.",)
+IN_POSTGRES = ("postgres.", "outbox.")
 
 
 def of_stream() -> list[str]:

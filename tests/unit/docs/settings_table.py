@@ -69,6 +69,8 @@ def _default(name: str, field: FieldInfo) -> str:
         return f"`{int(value) // MIB}MiB`" if int(value) % MIB == 0 else f"`{int(value)}`"
     if isinstance(value, list):
         value = ",".join(value)
+    if isinstance(value, dict):
+        value = ",".join(f"{key}={given}" for key, given in value.items())
     if isinstance(value, bool):
         value = str(value).lower()
     if isinstance(value, float):
