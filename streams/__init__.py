@@ -7,7 +7,11 @@ Such a module does `from streams import app` and declares agents on it.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# Before pyarrow is first imported: memory that Arrow and Python free is then held back once (streams.engine.memory).
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 if TYPE_CHECKING:
     from streams.engine.app import App

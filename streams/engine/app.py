@@ -28,6 +28,7 @@ from sinks.base import Sink
 from streams.engine.agents import Agent, ChunkTopic
 from streams.engine.assignor import Assignor
 from streams.engine.failure import die, end_within, unreachable
+from streams.engine.memory import keep_freed_memory
 from streams.engine.recovery import Recovery, TableLog
 from streams.engine.registry import Registry
 from streams.engine.sinking import Sinks
@@ -289,6 +290,7 @@ class App(faust.App):
         await super().on_start()
         if self.client_only or self.producer_only:
             return
+        keep_freed_memory()
         try:
             self._slot = SlotLock(Path(self.conf.datadir))
             await asyncio.to_thread(lambda: self.cluster.create(self.declarations()))

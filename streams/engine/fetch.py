@@ -13,6 +13,7 @@ from typing import Any
 from aiokafka.consumer import fetcher
 
 from schemas.log_records import LogRecords, values_of
+from streams.engine import frames
 
 WHOLE_BATCHES: ContextVar[bool] = ContextVar("millstream_whole_batches", default=False)
 """Set before a consumer starts: its fetch tasks inherit it."""
@@ -84,3 +85,4 @@ class _PartitionRecords(fetcher.PartitionRecords):
 def install() -> None:
     """Put the subclass in aiokafka's place. Idempotent."""
     fetcher.PartitionRecords = _PartitionRecords
+    frames.install()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import pathlib
+import re
 import textwrap
 from importlib.metadata import version
 from typing import Any
 
 import aiokafka
 import pytest
+from aiokafka import conn
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
@@ -112,6 +114,15 @@ def test_a_batch_that_was_changed_on_its_way_is_noticed() -> None:
     raw[-3] ^= 1
     with pytest.raises(fetcher.Errors.CorruptRecordException):
         unpack(bytes(raw), 0)
+
+
+def test_connections_read_in_the_two_ways_that_our_reader_knows() -> None:
+    source = inspect.getsource(conn.AIOKafkaConnection)
+    assert set(re.findall(r"reader\.(\w+)\(", source)) == {"readexactly", "at_eof"}, (
+        "aiokafka reads its socket in another way: streams/engine/frames.py FrameReader knows those two only"
+    )
+    made = ["asyncio.StreamReader(limit=READER_LIMIT, loop=loop)", "AIOKafkaProtocol(self._closed_fut, reader, loop="]
+    assert all(m in source for m in made), "streams/engine/frames.py takes the reader over in the protocol's __init__"
 
 
 def test_a_record_batch_has_the_fields_that_say_what_it_is() -> None:
