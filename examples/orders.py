@@ -23,9 +23,7 @@ files = app.sinks(ParquetStream(ParquetConfig(app.settings.data_dir / Path("orde
 async def keep_orders(chunks):
     """Sum what each customer spent, pass large orders on, keep all of them as Parquet."""
     async for chunk in chunks:
-        sums = chunk.table.group_by("customer").aggregate([("cents", "sum")])
-        for row in sums.to_pylist():
-            spent[row["customer"]] += row["cents_sum"]
+        await spent.add(chunk.table["customer"], chunk.table["cents"])
         for row in chunk.table.filter(pc.greater_equal(chunk.table["cents"], 100_000)).to_pylist():
             await large.send(key=row["customer"], value={"id": row["id"], "cents": row["cents"]})
         await files.write(chunk)

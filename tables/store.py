@@ -9,19 +9,25 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import pyarrow as pa
 import rocksdict
 from faust.stores import base
+from faust.utils import json as faust_json
 
 from millstream.errors import MillstreamError
+from tables import columns
 from tables.scope import Changes, OutsideChunkError, Scope, current
 
 _POSITION_KEY = b"\0millstream.position"
 """No key of Faust's starts with a NUL byte: JSON text never does; raw keys that do are refused below."""
+
+MANY = 4096
+"""Keys that one look-up asks for: the interpreter stands still while RocksDB searches, 5 ms."""
 
 
 class StoreLockedError(MillstreamError):
@@ -47,6 +53,9 @@ class Store(base.SerializedStore):
     def __init__(self, url: Any, app: Any, table: Any, **kwargs: Any) -> None:
         super().__init__(url, app, table, **kwargs)
         self._dbs: dict[int, rocksdict.Rdict] = {}
+        known = faust_json.orjson is None  # it escapes otherwise, and would be Faust's choice
+        self._plain_keys = known and self.key_serializer == "json" and self.key_type in (None, int, str)
+        self._plain_values = known and self.value_serializer == "json" and self.value_type in (None, int)
 
     # ------------------------------------------------------------------ partitions (called by the engine)
     def path(self, partition: int) -> Path:
@@ -84,10 +93,13 @@ class Store(base.SerializedStore):
             db.close()
 
     def apply(self, partition: int, changes: Iterable[tuple[bytes, bytes | None]], position: StorePosition) -> None:
-        """Write committed changes and the position they lead to in one batch. Blocking."""
+        """Write committed changes and the position they lead to in one batch. Blocking.
+
+        In the order of the keys, which takes RocksDB a third of the time.
+        """
         batch = rocksdict.WriteBatch(raw_mode=True)
         put, delete = batch.put, batch.delete
-        for key, value in changes:
+        for key, value in sorted(changes):
             if value is None:
                 delete(key)
             else:
@@ -105,6 +117,63 @@ class Store(base.SerializedStore):
         for partition in list(self._dbs):
             self.close_partition(partition)
 
+    # ------------------------------------------------------------------ many keys at once (called by our table)
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Values as the current chunk sees them, None for a key that is not there. Blocking."""
+        scope, changes = self._scope()
+        look_up: Any = self._db(scope.table_partition).get  # takes lists of keys, which its types do not tell
+        found: list[bytes | None] = []
+        for at in range(0, len(keys), MANY):
+            part = keys[at : at + MANY]
+            if changes and (unknown := [k for k in part if k not in changes]) != part:
+                stored = dict(zip(unknown, look_up(unknown), strict=True)) if unknown else {}
+                found += [changes[k] if k in changes else stored[k] for k in part]
+            else:
+                found += look_up(list(part))
+        return found
+
+    def put_many(self, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None:
+        """Change many keys in the current chunk; None deletes. The last value of a key wins."""
+        for key in keys:
+            _check_key(self.table_name, key)
+        self._scope()[1].update(zip(keys, values, strict=True))
+
+    def encode_keys(self, keys: pa.Array) -> list[bytes]:
+        """Each key as `table[key]` would write it."""
+        if pa.types.is_binary(keys.type) and not keys.null_count:
+            return list(keys.to_pylist())  # Faust takes bytes as they are
+        found = columns.text_of(keys) if self._plain_keys else None
+        return [self._encode_key(k) for k in keys.to_pylist()] if found is None else found
+
+    def encode_values(self, values: Sequence[Any]) -> list[bytes | None]:
+        """Each value as `table[key] = value` would write it; None stays None."""
+        if self._plain_values and set(map(type, values)) <= {int, float}:
+            return list(columns.texts(values))
+        return [None if v is None else self._encode_value(v) for v in values]
+
+    def decode_values(self, values: Sequence[bytes | None]) -> list[Any]:
+        """Each value as `table[key]` would give it; None stays None."""
+        kinds = frozenset([int] if self.value_type is int else [int, float])
+        found = columns.numbers(values, kinds) if self._plain_values else None
+        if found is not None:
+            return found
+        return [None if v is None else self._decode_value(v) for v in values]
+
+    # ------------------------------------------------------------------ one key or value
+    # Numbers and text, which most tables hold, past five layers of Faust: the bytes are the same.
+    def _encode_key(self, key: Any) -> bytes:
+        found = columns.dumps(key) if self._plain_keys else None
+        return super()._encode_key(key) if found is None else found
+
+    def _encode_value(self, value: Any) -> bytes | None:
+        found = columns.dumps(value) if self._plain_values else None
+        return super()._encode_value(value) if found is None else found
+
+    def _decode_value(self, value: bytes | None) -> Any:
+        if value is not None and self._plain_values and value.isdigit():
+            return int(value)
+        return super()._decode_value(value)
+
     # ------------------------------------------------------------------ what Faust's table calls
     def _scope(self) -> tuple[Scope, Changes]:
         scope = current()
@@ -116,8 +185,7 @@ class Store(base.SerializedStore):
         return scope, scope.table_changes(self.table_name)
 
     def _set(self, key: bytes, value: bytes | None) -> None:
-        if key.startswith(b"\0"):
-            raise ValueError(f"table {self.table_name!r}: key {key!r} starts with a NUL byte, which is reserved")
+        _check_key(self.table_name, key)
         self._scope()[1][key] = value
 
     def _del(self, key: bytes) -> None:
@@ -187,6 +255,11 @@ class Store(base.SerializedStore):
 
     def set_persisted_offset(self, tp: Any, offset: int) -> None:
         """Positions are written with the data only, in `apply`."""
+
+
+def _check_key(table: str, key: bytes) -> None:
+    if key[:1] == b"\0":
+        raise ValueError(f"table {table!r}: key {key!r} starts with a NUL byte, which is reserved")
 
 
 def _options() -> rocksdict.Options:
