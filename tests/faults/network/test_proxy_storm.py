@@ -15,7 +15,7 @@ from tests.support.proxy import ADD_OFFSETS, ADD_PARTITIONS, END_TXN, PRODUCE, T
 
 pytestmark = [pytest.mark.chaos, pytest.mark.faults, pytest.mark.timeout(1200)]
 
-BLOWS = 40
+BLOWS = 25
 APIS = {
     PRODUCE: "Produce",
     ADD_PARTITIONS: "AddPartitionsToTxn",
