@@ -43,8 +43,8 @@ class TransactionalClient:
     _connections: _Connections
 
     def __init__(self, config: dict[str, Any], name: str, timeout: float, start_timeout: float) -> None:
-        """`timeout`, in seconds, is that of transactions. Raises BrokerError."""
-        self._name, self._timeout = name, timeout
+        """Seconds: `timeout` of transactions, `start_timeout` until the coordinator answers. Raises BrokerError."""
+        self._name, self._start_timeout = name, start_timeout
         self._config = {
             **config,
             "transactional.id": name,
@@ -54,7 +54,7 @@ class TransactionalClient:
             "compression.type": "lz4",
             "log_level": 6,  # tells of broken connections; nothing of it is shown
         }
-        self._connect(start_timeout)
+        self._connect()
 
     def refresh(self) -> bool:
         """Call before a transaction begins. True if the producer was made anew, which fences whoever had the same id.
@@ -63,18 +63,18 @@ class TransactionalClient:
         """
         if why := self._lost():
             log.warning("producer_renewed", transactional_id=self._name, description=why)
-            self._connect(self._timeout)
+            self._connect()
         return bool(why)
 
     def _lost(self) -> str:
         self.producer.poll(0)  # serves the log: the line was queued before the request was sent again
         return self._connections.broke
 
-    def _connect(self, timeout: float) -> None:
+    def _connect(self) -> None:
         connections = _Connections()
         producer = ck.Producer({**self._config, "logger": connections})
         try:
-            producer.init_transactions(timeout)
+            producer.init_transactions(self._start_timeout)
         except ck.KafkaException as exc:
             raise BrokerError(f"transactional producer {self._name!r} cannot start: {exc.args[0].str()}") from exc
         self.producer, self._connections = producer, connections

@@ -55,9 +55,7 @@ def progress(scenario: StreamScenario, slots: str = "ab", timeout: float = PATIE
         except (KafkaException, TimeoutError):
             found = None
         if found is None:
-            # librdkafka may hold on to a coordinator or a leader that is gone: a new client asks anew.
-            scenario.group.close()
-            scenario.group = Group(scenario.kafka, scenario.name)
+            _ask_anew(scenario)
         return found is not None and all(found[tp].offset >= offset for tp, offset in ends.items())
 
     try:
@@ -66,12 +64,19 @@ def progress(scenario: StreamScenario, slots: str = "ab", timeout: float = PATIE
         raise AssertionError(f"{exc}; seed {scenario.fleet.seed}, {scenario.fleet.failures()}") from exc
 
 
+def _ask_anew(scenario: StreamScenario) -> None:
+    """New clients: librdkafka may hold on to a coordinator, a leader or a leader's epoch that is gone."""
+    scenario.group.close()
+    scenario.group = Group(scenario.kafka, scenario.name)
+
+
 def finish(scenario: StreamScenario, attack: str, counts: Mapping[str, Any]) -> dict[str, Verdict]:
     """No more load and no more faults: drained, exact, every worker ends in order. CHAOS_RECORD=1 keeps the result."""
     fleet = scenario.fleet
     scenario.feeder.stop()
     for slot in fleet.workers:
         keep(scenario, slot)
+    _ask_anew(scenario)
     scenario.drain()
     found = scenario.assert_exact()
     codes = {str(code): n for code, n in fleet.codes.items()}
