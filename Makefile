@@ -53,7 +53,7 @@ chaos: $(INSTALLED)  ## Attack real workers at random and check what came out (C
 	$(BIN)/python -m tests.chaos.run
 
 faults: $(INSTALLED)  ## Attack what workers stand on, brokers, networks, sinks, at length; as root (FAULTS=tests/faults/broker; docs/proof.md)
-	CHAOS_RECORD=1 $(BIN)/pytest -m "faults or not faults" $(or $(FAULTS),tests/faults)
+	CHAOS_RECORD=1 $(BIN)/pytest -m "faults or not faults" $(or $(FAULTS),-n 2 --dist loadfile tests/faults)
 
 clean:  ## Remove what was made here, the development broker's data included; .venv stays
 	@if [ -x $(BIN)/python ]; then for d in var/kafka-*; do \

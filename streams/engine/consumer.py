@@ -94,14 +94,19 @@ class Consumer(driver.Consumer):
     async def _void(self) -> None:
         running = self.cycle.void()
         self.reading.parts = {}
-        async with self.cycle.lock:
-            pass  # a running commit ends, and reaches RocksDB
         bound = self.app.settings.rebalance_timeout * 0.8
         deadline = time.monotonic() + bound
+        try:
+            await asyncio.wait_for(self.cycle.lock.acquire(), bound)  # a running commit ends, and reaches RocksDB
+        except TimeoutError:
+            die(StuckThreadError(f"a commit did not end within {bound:.0f} s of losing its partitions"), EXIT_STUCK)
+        self.cycle.lock.release()
         if running:
-            await asyncio.wait(running, timeout=bound)
+            await asyncio.wait(running, timeout=max(0.1, deadline - time.monotonic()))
         left = max(0.1, deadline - time.monotonic())
-        idle = await asyncio.get_running_loop().run_in_executor(self._commit_thread, self._workers.wait_idle, left)
+        waiting = asyncio.get_running_loop().run_in_executor(self._commit_thread, self._workers.wait_idle, left)
+        done, _ = await asyncio.wait([waiting], timeout=left + 1)  # a load may hold the thread
+        idle = bool(done) and waiting.result()
         if not idle or any(not t.done() for t in running):
             die(
                 StuckThreadError(f"a sink or decoder did not end within {bound:.0f} s of losing its partition"),

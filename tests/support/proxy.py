@@ -173,6 +173,11 @@ class KafkaProxy:
         """When the next request that matches has been passed on, call (in a thread; other traffic goes on)."""
         self._calls.append((match, what))
 
+    def forget(self) -> None:
+        """Rules that nothing has matched yet hold no more."""
+        for rules in (self._holds, self._drops, self._cut_answers, self._calls):
+            rules.clear()
+
     def delay(self, up: float = 0.0, down: float = 0.0) -> None:
         """Seconds that each request, and each answer, takes longer from now on."""
         self._delay = {"up": up, "down": down}

@@ -55,6 +55,13 @@ def _blow(scenario: StreamScenario, place: Site, way: str, held: list[Held]) -> 
         held.append(proxy.hold(match, cut=way == "hold and cut"))
 
 
+def _send_late(held: list[Held], counts: Counter[str]) -> None:
+    for one in [h for h in held if h.caught.is_set()]:
+        error = one.release()
+        counts[f"sent late, error {error}" if error is not None else "sent late"] += 1
+        held.remove(one)
+
+
 @pytest.mark.parametrize("version", [0, 2], ids=["tv0", "tv2"])
 def test_a_stream_is_exact_over_a_network_that_does_everything_wrong(
     tmp_path: Path, home: Path, unique: Unique, seed: int, version: int
@@ -72,9 +79,8 @@ def test_a_stream_is_exact_over_a_network_that_does_everything_wrong(
             _blow(scenario, place, way, held)
             counts[way] += 1
             go_on(scenario, rng.uniform(0.2, 3))
-            for one in [h for h in held if h.caught.is_set()]:
-                error = one.release()
-                counts[f"sent late, error {error}" if error is not None else "sent late"] += 1
-                held.remove(one)
+            _send_late(held, counts)
+        place.proxy.forget()
+        _send_late(held, counts)
         progress(scenario)
         finish(scenario, f"proxy storm, transaction.version={version}", counts)
