@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import faulthandler
 import os
 import sys
 import threading
@@ -31,6 +32,8 @@ def die(error: BaseException, code: int = EXIT_FAILED) -> None:
         error_chain=error_chain(error),
         description="stopped without committing; start it again and it resumes at the last commit",
     )
+    if code == EXIT_STUCK:
+        faulthandler.dump_traceback(sys.__stderr__ or 2)  # where each thread stands: what did not end is among them
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
