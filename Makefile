@@ -49,7 +49,7 @@ fixtures: $(INSTALLED)  ## Make the RDB test files anew with real Redis servers 
 bench: $(INSTALLED) $(BENCH_INSTALLED)  ## Speed, latency and memory, beside others (BENCH="--rounds 1 --only json"; docs/benchmarks.md)
 	$(BIN)/python -m bench $(BENCH)
 
-chaos: $(INSTALLED)  ## Attack real workers at random and check what came out (CHAOS_MINUTES=10 CHAOS_SEED=n; docs/proof.md)
+chaos: $(INSTALLED)  ## Attack real workers at random and check what came out (CHAOS_MINUTES=10 CHAOS_SEED=n CHAOS_ROUND=n; docs/proof.md)
 	$(BIN)/python -m tests.chaos.run
 
 faults: $(INSTALLED)  ## Attack what workers stand on, brokers, networks, sinks, at length; as root (FAULTS=tests/faults/broker; docs/proof.md)

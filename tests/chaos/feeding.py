@@ -39,14 +39,18 @@ class Feeder:
         assert self._producer.flush(60) == 0
 
     def start(self) -> None:
-        """Go on producing until `stop`."""
+        """Go on producing until `finish` or `stop`."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, with everything in the log."""
+        """End its thread."""
         self._stop.set()
         if self.running:
             self._thread.join()
+
+    def finish(self) -> None:
+        """End, with everything in the log."""
+        self.stop()
         assert self._producer.flush(60) == 0
 
     @property

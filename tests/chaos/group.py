@@ -28,10 +28,13 @@ class Group:
         # read_committed: waits while a transaction is open over the offsets.
         settings = {"bootstrap.servers": kafka, "group.id": group, "isolation.level": "read_committed"}
         self._reader = Consumer(settings)
+        self._closed = False
 
     def close(self) -> None:
-        """Disconnect."""
-        self._reader.close()
+        """Disconnect, once."""
+        if not self._closed:
+            self._closed = True
+            self._reader.close()
 
     def topics(self, prefix: str) -> dict[str, int]:
         """Topic -> partitions, of all topics whose name begins so."""

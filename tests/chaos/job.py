@@ -137,6 +137,12 @@ class JobScenario(Scenario):
 
         wait_until(fed, PATIENCE, "the feeder to end", every=0.1)
 
+    def close(self) -> None:
+        """Its feeder ends too."""
+        if self.feeder is not None:
+            self.feeder.kill()
+        super().close()
+
     def check_arguments(self) -> list[object]:
         """Both sinks."""
         return ["batches", "--expected", self._expected, "--parquet", self.parquet, "--clickhouse", self.url]

@@ -15,9 +15,11 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,6 +27,7 @@ from typing import Any
 from confluent_kafka.admin import AdminClient
 
 from millstream.broker import EmbeddedBroker
+from millstream.errors import BrokerError
 from tests.chaos import failpoints, forks
 from tests.chaos.job import JobScenario
 from tests.chaos.proof import Line
@@ -41,6 +44,8 @@ DRAIN_SECONDS = 300.0
 PLAIN_SECONDS = 60.0
 """Shorter rounds have no stream with default timeouts: its first dead worker would outlast the round."""
 TICK = 0.03
+CONTROL = os.environ.get("CHAOS_CONTROL", "")
+"""Of the streams, see controls.py: such a run must end with findings."""
 PACES = ("quick", "quick", "quick", "short")
 
 
@@ -86,26 +91,34 @@ class Run:
 
     def close(self) -> None:
         """End the threads."""
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
 
     def round(self, number: int, seconds: float) -> None:
         """Attack a few applications for so long, then let everything come out and judge."""
         rng = Random(f"{self._seed}/{number}")
         groups = self._draw(number, rng, long=seconds > PLAIN_SECONDS)
         blows = sorted(rng.uniform(5, seconds) for _ in range(rng.choice((0, 0, 1, 2))))
+        try:
+            self._attack(groups, blows, seconds)
+            for group, settled in [(g, self._pool.submit(g.settle)) for g in groups]:
+                if self._guarded(group, settled.result):
+                    self.tally.counts["rows"] += settled.result()
+                    self.tally.counts["applications exact"] += 1
+                    self._guarded(group, partial(self._forget, group))
+        finally:
+            for group in groups:
+                group.scenario.close()
+
+    def _attack(self, groups: list[Group], blows: list[float], seconds: float) -> None:
+        """Takes those out of `groups` that something was found in."""
         began = time.monotonic()
         while (now := time.monotonic() - began) < seconds:
             if blows and now > blows[0]:
                 del blows[0]
                 self._restart_broker()
-            groups = [g for g in groups if self._guarded(g, g.tick)]
+            groups[:] = [g for g in groups if self._guarded(g, g.tick)]
             time.sleep(TICK)
         self.tally.counts["attacked seconds"] += round(seconds)
-        for group, settled in [(g, self._pool.submit(g.settle)) for g in groups]:
-            if self._guarded(group, settled.result):
-                self.tally.counts["rows"] += settled.result()
-                self.tally.counts["applications exact"] += 1
-                self._forget(group)
 
     # ------------------------------------------------------------------ drawing
     def _draw(self, number: int, rng: Random, *, long: bool) -> list[Group]:
@@ -125,9 +138,8 @@ class Run:
     def _stream(self, name: str, rng: Random, payload: str, pace: str, kinds: Sequence[str]) -> Group:
         seed = rng.randrange(1, 10**9)
         kafka, rate = self._broker.bootstrap_servers, 40.0 if payload == "arrow" else 120.0
-        scenario = StreamScenario(
-            kafka, self._home / name, name, seed, self._server, kinds=kinds, payload=payload, rate=rate, pace=pace
-        )
+        drawn: dict[str, Any] = {"kinds": kinds, "payload": payload, "rate": rate, "pace": pace, "control": CONTROL}
+        scenario = StreamScenario(kafka, self._home / name, name, seed, self._server, **drawn)
         # Only the failpoints of the sinks that it has.
         absent = tuple(f"{kind}." for kind in KINDS if kind not in kinds)
         names = [n for n in failpoints.of_stream() if not n.startswith(absent)]
@@ -138,7 +150,7 @@ class Run:
         job = JobScenario(self._broker.bootstrap_servers, self._home / name, name, seed, self._server, pace=pace)
         feeding = failpoints.of_feeder()
         job.arm_feeder = lambda: ",".join(f"{n}=kill:0.03" for n in feeding)
-        job.on_feeder_death = lambda name: self.tally.died_at(("feed",), name)
+        job.on_feeder_death = self.tally.feeder_died_at
         names = sorted({n for n in failpoints.of_stream() if "+" not in n} | set(failpoints.of_job()))
         return self._group(name, seed, job, names, rng)
 
@@ -155,22 +167,31 @@ class Run:
     def _restart_broker(self) -> None:
         self.tally.counts["broker kills"] += 1
         self._broker.kill()
-        self._broker.start()
+        try:
+            self._broker.start()
+        except BrokerError as exc:
+            print(f"chaos: the broker did not start again in time, once more: {exc}", flush=True)
+            self._broker.start()
 
     def _guarded(self, group: Group, step: Callable[[], object]) -> bool:
         """False: a finding, and the end of the group. Its logs, topics and files stay."""
         try:
             step()
-        except AssertionError as exc:
-            print(f"chaos: FINDING in {group.name} (CHAOS_SEED={self._seed}): {exc}", flush=True)
-            self.findings.append({"application": group.name, "seed": group.seed, "what": str(exc)[:1500]})
-            group.scenario.__exit__(None, None, None)
+        except Exception as exc:  # noqa: BLE001 - an error of this harness must not cost the night either
+            self.find(group.name, exc)
+            group.scenario.close()
             return False
         return True
 
+    def find(self, where: str, exc: Exception) -> None:
+        """Something is not as it should be."""
+        what = str(exc) if isinstance(exc, AssertionError) else "".join(traceback.format_exception(exc))
+        print(f"chaos: FINDING in {where} (CHAOS_SEED={self._seed}): {what}", flush=True)
+        self.findings.append({"application": where, "what": what[:1500]})
+
     def _forget(self, group: Group) -> None:
         """It was exact: a long run must not fill the disk."""
-        group.scenario.__exit__(None, None, None)
+        group.scenario.close()
         shutil.rmtree(self._home / group.name)
         topics = [t for t in self._admin.list_topics(timeout=30).topics if t.startswith(group.name)]
         for deleted in self._admin.delete_topics(topics).values():
@@ -198,6 +219,8 @@ def main() -> int:
             result = f"{len(run.findings)} findings" if run.findings else "exact"
             return line.write(
                 seed=seed,
+                **({"control": CONTROL} if CONTROL else {}),
+                first_round=first,
                 minutes=round((time.monotonic() - started) / 60, 1),
                 rounds=number - first,
                 **run.tally.fields(),
@@ -208,7 +231,10 @@ def main() -> int:
         try:
             while number == first or minutes * 60 - (time.monotonic() - started) > SHORTEST_SECONDS + SETTLE_SECONDS:
                 left = minutes * 60 - (time.monotonic() - started) - SETTLE_SECONDS
-                run.round(number, max(SHORTEST_SECONDS, min(ROUND_SECONDS, left)))
+                try:
+                    run.round(number, max(SHORTEST_SECONDS, min(ROUND_SECONDS, left)))
+                except Exception as exc:  # noqa: BLE001 - as above
+                    run.find(f"round {number}", exc)
                 number += 1
                 state = "goes on"
                 note()

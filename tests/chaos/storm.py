@@ -91,20 +91,23 @@ class Storm:
         wipe = self._chance(0.15)
         self._tally.counts["tables wiped"] += wipe
         self._tally.counts["lives"] += 1
-        worker = self._fleet.spawn(slot, self._armed(), wipe=wipe)
+        armed = self._armed()
+        worker = self._fleet.spawn(slot, armed, wipe=wipe)
         leave = 8 if self._restless else 2
         blow = self._random.choices(["kill", "pause", "leave"], [10, 4, leave])[0]
-        delay = self._random.uniform(0, 1.5 if self._restless else 5)
-        at_once = time.monotonic() + self._random.uniform(0, 1.5) if self._chance(0.05) else None
+        # Who is armed gets the time to reach a failpoint.
+        delay = self._random.uniform(3, 9) if armed else self._random.uniform(0, 1.5 if self._restless else 4)
+        at_once = time.monotonic() + self._random.uniform(0, 1.5) if self._chance(0.04) else None
         return Life(worker, blow, at_once, delay)
 
     def _armed(self) -> str:
-        """Failpoints of a life, mostly those that killed least; more than a few would never let it get far."""
-        if self._chance(0.3):
+        """Failpoints of a life, mostly those that killed least. All of them would never let it get far, one alone may
+        not be on its way."""
+        if self._chance(0.35):
             return ""
-        wanted = self._tally.scarce(self._names, self._scenario.kinds, self._random)[: max(4, len(self._names) // 3)]
-        some = self._random.sample(wanted, self._random.choice((1, 1, 2, 4)))
-        chance = self._random.choice((1, 1, 0.5, 0.1))
+        wanted = self._tally.scarce(self._names, self._scenario.kinds, self._random)
+        some = self._random.sample(wanted[: max(4, len(wanted) // 3)], self._random.choice((1, 2, 3, 4)))
+        chance = self._random.choice((1, 1, 1, 0.3))
         return ",".join(f"{n}={'stop1' if self._chance(0.15) else 'kill'}:{chance}" for n in some)
 
     def _pause(self, now: float) -> tuple[str, float]:

@@ -86,7 +86,12 @@ class StreamScenario(Scenario):
 
     def finish_input(self) -> None:
         """Stop the thread."""
+        self.feeder.finish()
+
+    def close(self) -> None:
+        """Its input ends too."""
         self.feeder.stop()
+        super().close()
 
     def check_arguments(self) -> list[object]:
         """Only the kinds of output that there are."""

@@ -14,6 +14,7 @@ class Tally:
     def __init__(self) -> None:
         self.deaths: defaultdict[str, Counter[str]] = defaultdict(Counter)
         """Kind of output -> failpoint -> workers that died there while the application had this kind of output."""
+        self.feeders: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self.pauses: Counter[str] = Counter()
         self.codes: Counter[str] = Counter()
@@ -25,6 +26,11 @@ class Tally:
         self.counts["failpoint deaths"] += 1
         for kind in kinds:
             self.deaths[kind][failpoint] += 1
+
+    def feeder_died_at(self, failpoint: str) -> None:
+        """One death of a feeder; it has no output but the topic that it feeds, and counts apart."""
+        self.counts["feeder deaths"] += 1
+        self.feeders[failpoint] += 1
 
     def scarce(self, names: Sequence[str], kinds: Iterable[str], rng: Random) -> list[str]:
         """The names, those that killed least often first, in whichever kind of output that is."""
@@ -43,5 +49,6 @@ class Tally:
             "codes": dict(sorted(self.codes.items())),
             "ends": dict(self.ends.most_common()),
             "failpoint deaths by output": self.per_kind(),
+            "feeders": dict(sorted(self.feeders.items())),
             "deaths": {kind: dict(sorted(found.items())) for kind, found in sorted(self.deaths.items())},
         }

@@ -26,7 +26,7 @@ def test_a_stream_is_exact_after_kill_9_at_every_failpoint(
         every = failpoints.of_stream()
         scenario.feeder.start()
         wait_until(lambda: fleet.walk(every), PATIENCE + 20 * len(every), "a death at every failpoint", every=0.1)
-        scenario.feeder.stop()
+        scenario.feeder.finish()
         scenario.drain()
         assert set(fleet.hits()) == set(every)
         record(Path(__file__).stem, fleet, scenario.assert_exact())

@@ -49,7 +49,7 @@ def test_a_stream_is_exact_after_pauses_past_both_timeouts(
             for worker in paused:
                 assert worker.code in (None, 70, 75), f"seed {seed}: {worker}: {worker.tail()}"
                 worker.kill()
-        scenario.feeder.stop()
+        scenario.feeder.finish()
         scenario.drain()
         assert set(fleet.hits()) == {point for points in ROUNDS for point in points}
         record(Path(__file__).stem, fleet, scenario.assert_exact())

@@ -73,7 +73,7 @@ def _ask_anew(scenario: StreamScenario) -> None:
 def finish(scenario: StreamScenario, attack: str, counts: Mapping[str, Any]) -> dict[str, Verdict]:
     """No more load and no more faults: drained, exact, every worker ends in order. CHAOS_RECORD=1 keeps the result."""
     fleet = scenario.fleet
-    scenario.feeder.stop()
+    scenario.feeder.finish()
     for slot in fleet.workers:
         keep(scenario, slot)
     _ask_anew(scenario)
