@@ -86,6 +86,18 @@ OUTBOX_MAX_ATTEMPTS = Gauge("millstream_outbox_max_delivery_attempts", "Most fai
 OUTBOX_LEASES_LOST = Counter("millstream_outbox_leases_lost", "Events whose lease ended before they were marked.")
 OUTBOX_WAL_BYTES = Gauge("millstream_outbox_wal_bytes", "WAL that the server keeps for the replication slot.")
 
+PROJECTION_EVENTS = Counter(
+    "millstream_projection_events",
+    "Events taken in by the projection: applied, duplicates, conflicts (applied, recorded), errors (recorded).",
+    ["operation"],
+)
+PROJECTION_LAG = Histogram(
+    "millstream_projection_lag_seconds",
+    "Seconds from the oldest event of a chunk to its being in the projection.",
+    buckets=(*_FAST, 60, 300, 3600),
+)
+PROJECTION_GAPS = Counter("millstream_projection_gaps", "Versions that were not there yet when a later one came.")
+
 BATCHES_PUBLISHED = Counter("millstream_batches_published", "Batches published.")
 BATCHES_FAILED = Counter("millstream_batches_failed", "Batches refused or aborted.")
 

@@ -300,6 +300,10 @@ class Settings(BaseSettings):
         "millstream_outbox", description="Publication that it reads: inserts into catalog.outbox_events."
     )
 
+    # --- Projection: what streams.projection and streams.videos do
+    projection_clickhouse: bool = Field(False, description="Keep video events in ClickHouse too, with the same view.")
+    videos_wait_max: Seconds = Field(5.0, description="Seconds that a reader of a video may wait for a version.")
+
     # --- Looking at it
     web_bind: Annotated[str, AfterValidator(_not_empty)] = Field(
         "127.0.0.1", description="Address of the web views; Faust's own default would be every interface."

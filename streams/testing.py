@@ -105,25 +105,27 @@ class TopologyTest:
         topic: str,
         rows: Sequence[Mapping[str, Any]] | pa.Table | None = None,
         *,
-        records: Sequence[bytes | tuple[bytes | None, bytes | None] | None] | None = None,
+        records: Sequence[bytes | tuple[bytes | None, bytes | None] | LogRecord | None] | None = None,
         partition: int = 0,
     ) -> Outcome:
         """Run the agents of `topic` over one chunk and commit it.
 
         `rows`: dicts or an Arrow table, encoded as the topic's payload wants them. `records`: values as they are on the
-        wire, or (key, value) pairs. Raises what an agent raises, ConfigError, ReplayDiffersError.
+        wire, (key, value) pairs, or whole records (their offsets do not count). Raises what an agent raises,
+        ConfigError, ReplayDiffersError.
         """
         tp = TP(self._app.settings.namespace + topic, partition)
         task, encode = self._task(tp)
-        pairs = [r if isinstance(r, tuple) else (None, r) for r in records or ()]
-        pairs += [(None, value) for value in encode(rows)] if rows is not None else []
         first = self._next[tp]
         now = int(time.time() * 1000)
-        found = [LogRecord(first + i, now, 0, key, value, ()) for i, (key, value) in enumerate(pairs)]
+        given = [*(records or ()), *(encode(rows) if rows is not None else ())]
+        found = [_record(first + i, now, what) for i, what in enumerate(given)]
         if not found:
             raise ConfigError("give rows or records: a chunk has at least one record")
         self._next[tp] = first + len(found)
-        cut = Cut(first, first + len(found) - 1, 0, LogRecords.of(found), False, sum(len(v or b"") for _, v in pairs))
+        cut = Cut(
+            first, first + len(found) - 1, 0, LogRecords.of(found), False, sum(len(r.value or b"") for r in found)
+        )
         outcome = await self._run(task, tp, cut, replayed=False)
         for held in outcome.sunk:  # as if the crash came before the write: what is written again is compared
             for sink in self.sinks:
@@ -185,6 +187,13 @@ class TopologyTest:
             tables[name].store.apply(tp.partition, changes.items(), StorePosition("test", cut.last + 1, 0))
         part = task.parts[tp]
         part.position = replace(part.position, offset=cut.last + 1)
+
+
+def _record(offset: int, now: int, given: Any) -> LogRecord:
+    if isinstance(given, LogRecord):
+        return given._replace(offset=offset)
+    key, value = given if isinstance(given, tuple) else (None, given)
+    return LogRecord(offset, now, 0, key, value, ())
 
 
 def _difference(a: Outcome, b: Outcome) -> str | None:

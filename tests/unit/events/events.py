@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -58,3 +59,29 @@ def payloads(event_type: str) -> st.SearchStrategy[dict[str, Any]]:
 
 
 types = st.sampled_from((CREATED, UPDATED, UPDATED, DELETED))
+
+
+def history(rng: random.Random, video: int, length: int) -> list[Event]:
+    """Events of one video in the order of their versions, as its writer would tell them."""
+    found = [
+        event(CREATED, 1, None, video, title=f"video {video}", status="pending_upload", uploader_id=uuid(video % 7))
+    ]
+    for version in range(2, length + 1):
+        if rng.random() < 0.05:
+            found.append(event(DELETED, version, None, video, reason="asked"))
+            continue
+        choice: dict[str, Any] = {
+            "title": f'{version} "\u4e2d\U0001f600',
+            "description": rng.choice([None, "", f"d{version}"]),
+            "duration_micros": rng.choice([None, rng.randrange(1 << 62)]),
+            "status": rng.choice(VIDEO_STATUS),
+            "media_status": rng.choice(STAGE_STATUS),
+            "tags": rng.choice([None, [], ["a", 'b"c'], [str(version)]]),
+            "published_at": rng.choice([None, format_time(START + timedelta(seconds=version))]),
+        }
+        names = rng.sample(sorted(choice), rng.randint(0, 3))
+        kind = CREATED if rng.random() < 0.03 else UPDATED
+        allowed = ("tags", "published_at") if kind == CREATED else ()
+        payload = {n: choice[n] for n in names if n not in allowed and (kind == UPDATED or choice[n] is not None)}
+        found.append(event(kind, version, None, video, **payload))
+    return found

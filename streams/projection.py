@@ -1,0 +1,76 @@
+"""The projection of video events: each chunk into Postgres (and ClickHouse), then into the table of versions.
+
+Run it with MILLSTREAM_STREAMS=streams.projection,streams.videos. The table `projection_versions` is changed after the
+sinks hold the chunk, and becomes durable with its commit: it is never ahead of them (T2).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, MutableMapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream import metrics
+from schemas.chunk import Receipt
+from schemas.events import AGGREGATE_TYPE, TOPIC
+from schemas.events.codec import EventCodec
+from sinks.clickhouse.config import ClickHouseConfig
+from sinks.factory import clickhouse_config, postgres_config
+from sinks.postgres import PostgresStream, VideoProjection
+from streams import app
+from streams.engine.sinking import Sinks
+
+
+def _history(config: ClickHouseConfig) -> Sinks:
+    from sinks.clickhouse.events import VideoEvents
+
+    return app.sinks(VideoEvents(config))
+
+
+events = app.chunk_topic(
+    app.settings.outbox_topics.get(AGGREGATE_TYPE, TOPIC),
+    codec=EventCodec(),
+    partitions=app.settings.outbox_topic_partitions,
+)
+projection_versions = app.Table("projection_versions", default=int)
+projection = app.sinks(PostgresStream(postgres_config(app.settings), VideoProjection(), "projection"))
+_clickhouse = clickhouse_config(app.settings) if app.settings.projection_clickhouse else None
+history = None if _clickhouse is None else _history(_clickhouse)
+
+
+@app.agent(events, tables=[projection_versions])
+async def project(chunks: Any) -> None:
+    """Events into the projection."""
+    async for chunk in chunks:
+        good = chunk.table.filter(pc.is_null(chunk.table["error_kind"]))
+        receipts = await projection.write(chunk)
+        if history is not None:
+            from sinks.clickhouse.events import COLUMNS
+
+            await history.write(chunk, good.select(COLUMNS))
+        metrics.PROJECTION_GAPS.inc(advance(projection_versions, good))
+        _count(receipts, good)
+
+
+def advance(versions: MutableMapping[str, int], good: pa.Table) -> int:
+    """Raise each video's highest version; how many versions were skipped on the way (gaps, T45)."""
+    skipped = 0
+    seen = good.group_by("aggregate_id").aggregate([("version", "distinct")])
+    for video, found in zip(*(seen[name].to_pylist() for name in ("aggregate_id", "version_distinct")), strict=True):
+        have, top = versions[video], max(found)
+        if top > have:
+            versions[video] = top
+            skipped += top - have - sum(version > have for version in found)
+    return skipped
+
+
+def _count(receipts: Iterable[Receipt], good: pa.Table) -> None:
+    for receipt in receipts:
+        for result, number in receipt.details.items():
+            metrics.PROJECTION_EVENTS.labels(result).inc(int(number))
+    if good.num_rows:
+        oldest = pc.min(good["occurred_at"]).as_py()
+        metrics.PROJECTION_LAG.observe(max(0.0, time.time() - oldest.timestamp()))
