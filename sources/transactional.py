@@ -63,8 +63,18 @@ class TransactionalSource:
             raise FencedError(f"another feeder of topic {self.topic!r} took over; this one has ended")
         self._call("begin a transaction", self._client.producer.begin_transaction)
 
-    def send(self, key: bytes, value: bytes, headers: list[tuple[str, bytes]], on_offset: Any = None) -> None:
-        """Add a record to the transaction; waits while the queue is full. Raises BrokerError."""
+    def send(
+        self,
+        key: bytes,
+        value: bytes,
+        headers: list[tuple[str, bytes]],
+        on_offset: Any = None,
+        topic: str | None = None,
+    ) -> None:
+        """Add a record to the transaction; waits while the queue is full. Raises BrokerError.
+
+        `topic`: another one than the source's own, which then only carries its position.
+        """
         if not self._open:
             self._begin()
             self._open = True

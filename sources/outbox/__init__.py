@@ -1,6 +1,7 @@
 """Transactional outbox: events written with the business row they tell of, and relays that bring them to Kafka.
 
-`transaction(connection)` is the writer's side, `Videos` an example of it; `PollingRelay` claims rows of the table.
+`transaction(connection)` is the writer's side, `Videos` an example of it. `PollingRelay` and `ReplicationRelay` are two
+ways to the same topic: by claiming rows of the table, or by reading its inserts from a replication slot.
 """
 
 import importlib
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sources.outbox.relay import PollingRelay
+    from sources.outbox.replication import ReplicationRelay
     from sources.outbox.store import OutboxStore
     from sources.outbox.videos import Videos
     from sources.outbox.writer import OutboxTransaction, Token, transaction
@@ -16,6 +18,7 @@ _WHERE = {
     "OutboxStore": "store",
     "OutboxTransaction": "writer",
     "PollingRelay": "relay",
+    "ReplicationRelay": "replication",
     "Token": "writer",
     "Videos": "videos",
     "transaction": "writer",
@@ -25,6 +28,7 @@ __all__ = [
     "OutboxStore",
     "OutboxTransaction",
     "PollingRelay",
+    "ReplicationRelay",
     "Token",
     "Videos",
     "transaction",

@@ -72,6 +72,10 @@ class PollingRelay:
         self._stopping = True
         self._wake.set()
 
+    def wake(self, *_: object) -> None:
+        """Look at the table now."""
+        self._wake.set()
+
     async def run(self) -> None:
         """Until `stop`. Waits out Postgres and Kafka. Raises BrokerError, PostgresError, ConfigError at the start."""
         await asyncio.to_thread(self._publisher.prepare)
@@ -98,8 +102,8 @@ class PollingRelay:
         with naming("relay events", self._url):
             async with connect(self._url, "millstream-outbox") as connection:
                 await require_migrated(connection)
-                connection.add_termination_listener(self._woken)
-                await connection.add_listener(CHANNEL, self._woken)
+                connection.add_termination_listener(self.wake)
+                await connection.add_listener(CHANNEL, self._notified)
                 log.info("outbox_relay_started", topics=",".join(self._publisher.topics.values()), relay=self._name)
                 while not self._stopping:
                     if await self._step(connection):
@@ -236,8 +240,9 @@ class PollingRelay:
         if not self._kafka_away:
             self._quiet = 0
 
-    def _woken(self, *_: object) -> None:
-        self._wake.set()
+    def _notified(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        if payload or not self._leftovers:
+            self._wake.set()
 
 
 def gauge(stats: Mapping[str, Any]) -> None:

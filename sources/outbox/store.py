@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SQL = load("sources.outbox", "outbox.sql")
 CHANNEL = "catalog.outbox_events"
-"""What inserts notify at commit."""
+"""What inserts notify at commit, without a payload, and `requeue`, with one."""
 CLAIM_BYTES = 32 << 20
 """Payload of one claim, about: what a relay holds in memory, and what must get through within the publish timeout."""
 PRUNE_ROWS = 10_000
@@ -93,7 +93,7 @@ class OutboxStore:
         missing = [row["given"] for row in await connection.fetch(SQL["missing"], events)] if events else []
         done = _count(await connection.execute(SQL["requeue"], events, parked, since))
         if done:
-            await connection.execute("SELECT pg_notify($1, '')", CHANNEL)
+            await connection.execute("SELECT pg_notify($1, 'requeued')", CHANNEL)
         return done, missing
 
     async def prunable(self, connection: Connection, older_than: float) -> int:

@@ -12,6 +12,7 @@ from streams.cli.dump import dump
 from streams.cli.errors import VERBOSE, Group
 from streams.cli.migrate import migrate
 from streams.cli.misc import misc
+from streams.cli.outbox import outbox
 from streams.cli.reset import reset
 
 
@@ -38,7 +39,7 @@ def cli(ctx: click.Context, verbose: bool) -> None:
     configure(get_settings().model_copy(update={"log_level": "info" if verbose else "error"}))
 
 
-for _command in (dump, batches, misc, demo, reset, migrate):
+for _command in (dump, batches, misc, demo, reset, migrate, outbox):
     cli.add_command(_command)
 
 
