@@ -21,11 +21,13 @@ def run(bench: Bench) -> None:
     data.fill(bench.servers, "keyed", data.keyed_records(n, KEYS))
     data.fill(bench.servers, "keyed-part", data.keyed_records(part, KEYS))
     data.fill(bench.servers, "keyed-few", data.keyed_records(few, KEYS))
+    count, rows, columns = worker("table"), {"BENCH_TABLE": "rows"}, {"BENCH_TABLE": "columns"}
     contenders = [
-        Contender("on", "millstream, exactly once, table[key] += 1", worker("table"), "keyed-part", part),
-        Contender("off", "millstream, at least once, table[key] += 1", worker("table"), "keyed-part", part, OFF),
-        Contender("on_out", "the same, exactly once, -> topic", worker("table"), "keyed-part", part, OUT),
-        stock("stock Faust, table[key] += 1", "keyed-few", few, "count"),
+        Contender("on", "millstream, exactly once", count, "keyed", n, columns),
+        Contender("off", "millstream, at least once", count, "keyed", n, columns | OFF),
+        Contender("on_out", "millstream, exactly once, -> topic", count, "keyed", n, columns | OUT),
+        Contender("on_rows", "millstream, exactly once, row by row", count, "keyed-part", part, rows),
+        stock("stock Faust, row by row", "keyed-few", few, "count"),
     ]
     try:
         java = build.command()
