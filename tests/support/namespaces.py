@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ def _moved(kind: int) -> Iterator[None]:
 
 def run(*command: object) -> None:
     """Run a program; AssertionError with what it said if it fails."""
+    assert shutil.which(str(command[0])), f"{command[0]} is missing: these tests need iproute2 and util-linux"
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
 
