@@ -45,7 +45,7 @@ def unreachable(settings: Settings, cause: BaseException) -> BrokerError:
         f"no Kafka broker answers at MILLSTREAM_BOOTSTRAP_SERVERS = {settings.bootstrap_servers!r}: "
         "start it, or correct the setting"
     )
-    error.__cause__ = cause
+    error.__cause__ = cause.with_traceback(None)  # where in a library it arose helps nobody who starts a worker
     return error
 
 

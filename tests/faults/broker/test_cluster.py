@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.fleet import PATIENCE
-from tests.chaos.scenario import StreamScenario
+from tests.chaos.stream import StreamScenario
 from tests.conftest import Unique
 from tests.faults.load import finish, go_on, keep, progress
 from tests.support.cluster import EmbeddedCluster

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from millstream.broker import EmbeddedBroker
-from tests.chaos.scenario import StreamScenario
+from tests.chaos.stream import StreamScenario
 from tests.conftest import Unique
 from tests.faults.load import finish, go_on, keep, progress
 from tests.support.namespaces import own_mounts
