@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from millstream.errors import BrokerError
+from millstream.errors import BrokerError, MillstreamError
 from millstream.logs import error_chain, get_logger
 from millstream.settings import Settings
 
@@ -27,7 +27,7 @@ def die(error: BaseException, code: int = EXIT_FAILED) -> None:
     """Log the error and end the process without running any clean-up that could commit or publish something."""
     log.critical(
         "worker_failed",
-        exc_info=error,
+        exc_info=None if isinstance(error, MillstreamError) else error,  # its text says all there is to know
         exit_code=code,
         error_chain=error_chain(error),
         description="stopped without committing; start it again and it resumes at the last commit",
