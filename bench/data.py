@@ -98,7 +98,7 @@ def create(servers: str, topic: str, partitions: int = PARTITIONS, **config: str
     """Create a topic."""
     new = NewTopic(topic, partitions, 1, config={"max.message.bytes": "16777216", **config})
     admin = AdminClient({"bootstrap.servers": servers, "log_level": 2})
-    admin.create_topics([new])[topic].result(30)
+    admin.create_topics([new])[topic].result(120)
 
 
 def fill(servers: str, topic: str, records: Iterable[Record], partitions: int = PARTITIONS) -> None:
@@ -129,7 +129,7 @@ def fill(servers: str, topic: str, records: Iterable[Record], partitions: int = 
                 producer.poll(0.1)
         if n % 10_000 == 0:
             producer.poll(0)
-    if left := producer.flush(60):
+    if left := producer.flush(120):
         raise RuntimeError(f"{left} records did not get into topic {topic}")
     if failed:
         raise RuntimeError(f"topic {topic}: {failed[0]}")
@@ -139,7 +139,7 @@ def drop(servers: str, *topics: str) -> None:
     """Delete topics, to give their pages in memory back."""
     admin = AdminClient({"bootstrap.servers": servers, "log_level": 2})
     for future in admin.delete_topics(list(topics)).values():
-        future.result(30)
+        future.result(120)
 
 
 def expected_offsets(servers: str, topic: str) -> dict[int, np.ndarray[Any, np.dtype[np.int64]]]:

@@ -114,7 +114,8 @@ class Bench:
 
     def fail(self, what: str, error: Exception) -> None:
         """Something did not do what it had to: in the results, and all of it on standard error."""
-        self.failed.append(f"{what}: {str(error).splitlines()[0]}")
+        told = (str(error) or type(error).__name__).splitlines()[0]
+        self.failed.append(f"{what}: {told}")
         print(f"FAILED: {what}:", file=sys.stderr)
         traceback.print_exception(error)
 

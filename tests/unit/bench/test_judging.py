@@ -13,7 +13,7 @@ import pytest
 from bench import report, targets, verify
 from bench.groups.memory import judge
 from bench.runner import ContenderError, Result
-from bench.session import Row
+from bench.session import Bench, Options, Row
 
 SCHEMA = pa.schema([("_partition", pa.int32()), ("_offset", pa.int64())])
 
@@ -94,3 +94,10 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     about = {"at": "now", "titles": {"json": "JSON"}, "failed": []}
     report.save(tmp_path / "r.json", about, rows)
     assert report.load(tmp_path / "r.json") == (about, rows)
+
+
+def test_an_error_without_a_text_is_reported_too(tmp_path: Path) -> None:
+    bench = Bench("", tmp_path, tmp_path, Options(1, 1))
+    bench.fail("table", TimeoutError())
+    bench.fail("json", ContenderError("first line\nsecond line"))
+    assert bench.failed == ["table: TimeoutError", "json: first line"]
