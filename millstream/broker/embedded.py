@@ -23,7 +23,7 @@ from millstream.child import Watchdog, free_port
 from millstream.errors import BrokerError
 from millstream.logs import get_logger
 
-START_TIMEOUT = 60.0
+START_TIMEOUT = 120.0
 """Seconds until the broker must answer. It takes 2 to 3; a machine under load takes longer."""
 STOP_TIMEOUT = 15.0
 """Seconds from SIGTERM to SIGKILL. A clean stop takes under 1."""
