@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +16,15 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tests.chaos.check import bad, check_batches, rows_of
+from tests.chaos.check import Verdict, bad, check_batches, rows_of
 from tests.chaos.feeding import Feeder
-from tests.chaos.fleet import PATIENCE, QUICK, Fleet
+from tests.chaos.fleet import PATIENCE, Fleet
+from tests.chaos.forks import ROOT
 from tests.chaos.group import Group
 from tests.chaos.job import JobScenario
 from tests.chaos.proof import append
-from tests.chaos.scenario import EVENTS, StreamScenario, database, verdict
+from tests.chaos.scenario import database
+from tests.chaos.stream import EVENTS, StreamScenario
 from tests.conftest import Unique
 from tests.faults.sinks.conftest import MakeDisk
 from tests.support.clickhouse_server import ClickHouseServer
@@ -37,6 +41,14 @@ def server(tmp_path: Path) -> Iterator[ClickHouseServer]:
         yield running
 
 
+def _verdict(*arguments: object) -> dict[str, Verdict]:
+    command = [sys.executable, "-m", "tests.chaos.check", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout, done.stderr
+    found: dict[str, Verdict] = json.loads(done.stdout)
+    return found
+
+
 def _record(attack: str, fleet: Fleet, found: object) -> None:
     if os.environ.get("CHAOS_RECORD"):
         hits = dict(sorted(fleet.hits().items()))
@@ -50,7 +62,7 @@ def test_a_full_disk_ends_the_worker_with_path_and_free_space_and_all_is_there_o
     # T43
     disk, name = small_disk("4m"), unique("full")
     with StreamScenario(
-        kafka, tmp_path / "home", name, seed, partitions=2, PARQUET_DIR=disk.path / "out", **QUICK
+        kafka, tmp_path / "home", name, seed, partitions=2, PARQUET_DIR=disk.path / "out", pace="quick"
     ) as s:
         s.parquet = disk.path / "out"
         s.feeder.send(500)
@@ -99,7 +111,7 @@ def test_a_stream_is_exact_after_every_fault_of_its_server(
             if n % 4 == 3:
                 server.release()
         server.release()
-        s.feeder.stop()
+        s.finish_input()
         server.fault("none")
         s.drain()
         server.release()
@@ -126,7 +138,7 @@ def test_a_stream_is_exact_after_its_server_died_between_token_and_part(
                 wait_until(lambda dying=server: not dying.alive, PATIENCE, "the server's death")
                 server.stop()
                 server = ClickHouseServer(path, "", server.port)
-            s.feeder.stop()
+            s.finish_input()
             s.drain()
             assert s.fleet.workers["a"].code is None
             assert "attempt_raised" in s.fleet.workers["a"].log.read_text()
@@ -145,12 +157,13 @@ def test_two_topics_on_one_clickhouse_table_and_one_table_of_ours_are_exact_afte
     topics = [f"{name}-{n}" for n in ("one", "two")]
     for topic in topics:
         create_topic(admin, f"{topic}-in", 2)
-    values = {"BOOTSTRAP_SERVERS": kafka, "APP_ID": name, "CLICKHOUSE_URL": url} | QUICK
+    values = {"BOOTSTRAP_SERVERS": kafka, "APP_ID": name, "CLICKHOUSE_URL": url}
     feeders = [Feeder(kafka, f"{topic}-in", 2, seed) for topic in topics]
     group = Group(kafka, name)
     source = [TopicPartition(f"{topic}-in", p) for topic in topics for p in range(2)]
     points = ["cycle.written", "clickhouse.insert.after", "txn.committed", "load.restored"]
-    with Fleet(tmp_path / "home", "tests.faults.sinks.two_topics_app", seed, **values) as fleet:
+    fleet = Fleet(tmp_path / "home", "tests.faults.sinks.two_topics_app", seed, "quick", **values)
+    try:
 
         def walked() -> bool:
             for feeder in feeders:
@@ -168,7 +181,7 @@ def test_two_topics_on_one_clickhouse_table_and_one_table_of_ours_are_exact_afte
         wait_until(drained, PATIENCE * 1.5, "all input committed", every=0.3)
         found = {}
         for topic in topics:
-            part = verdict("stream", "--kafka", kafka, "--name", topic, "--clickhouse", url, "--sinks-only")
+            part = _verdict("stream", "--kafka", kafka, "--name", topic, "--clickhouse", url, "--kinds", "clickhouse")
             assert bad(part) == 0, f"seed {seed}, logs {fleet.home}: {part}"
             found |= {f"{topic}: {k}": v for k, v in part.items()}
         fed = [m for topic in topics for m in read_all(kafka, f"{topic}-in")]
@@ -178,7 +191,9 @@ def test_two_topics_on_one_clickhouse_table_and_one_table_of_ours_are_exact_afte
         table = {json.loads(m.key() or b""): json.loads(m.value() or b"") for m in changes}
         assert table == expected, f"seed {seed}, logs {fleet.home}"
         _record("two topics on one table", fleet, found)
-    group.close()
+    finally:
+        fleet.kill()
+        group.close()
 
 
 # ---------------------------------------------------------------------- a run that begins too late
@@ -216,6 +231,6 @@ def test_a_new_run_that_begins_while_its_batch_is_being_published_into_clickhous
         wait_until(exact, PATIENCE, "the first run to be published", every=0.5)
         codes = fleet.terminate()
         assert set(codes.values()) <= {0, 70}, fleet.failures()
-        found = verdict("batches", "--expected", expected, "--clickhouse", job.url)
+        found = _verdict("batches", "--expected", expected, "--clickhouse", job.url)
         assert bad(found) == 0, f"seed {seed}, logs {fleet.home}: {found}"
         _record(f"late run at {point}", fleet, found)
