@@ -299,6 +299,9 @@ class App(faust.App):
             for group in self.sink_groups:
                 await group.open()
         except Exception as exc:  # noqa: BLE001 - said once, plainly, instead of Faust's traceback of tasks
+            if self.should_stop:  # SIGTERM meanwhile: the stop has closed what was being opened (T22)
+                log.info("start_abandoned", description=f"told to stop while starting ({type(exc).__name__}: {exc})")
+                return
             lost = isinstance(exc, BrokerError) and await asyncio.to_thread(answers, self._servers, 2.0) is not None
             die(unreachable(self.settings, exc) if lost else exc)
         gc.collect()

@@ -1,4 +1,4 @@
-"""SIGTERM in the middle of a rebalance (T22)."""
+"""SIGTERM at bad moments: the worker ends in order, with exit code 0 (T22)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tests.chaos.fleet import PATIENCE
 from tests.chaos.stream import StreamScenario
 from tests.chaos.telling import REVOKED
 from tests.conftest import Unique
+from tests.support.clickhouse_server import ClickHouseServer
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
@@ -45,3 +46,14 @@ def test_a_worker_told_to_stop_while_its_group_waits_for_another_member_ends_in_
         scenario.feeder.send(300)
         scenario.drain()
         scenario.assert_exact()
+
+
+def test_a_worker_told_to_stop_while_it_opens_its_sinks_ends_in_order(
+    kafka: str, clickhouse: ClickHouseServer, home: Path, unique: Unique, seed: int
+) -> None:
+    """Found by a random run (seed 5): the stop closed the sinks, the start went on, "the sink is not open", code 70."""
+    with StreamScenario(kafka, home, unique("open"), seed, clickhouse) as scenario:
+        scenario.fleet.app = "tests.chaos.late_open"
+        worker = scenario.fleet.spawn("a")
+        assert worker.wait() == 0, worker.report()
+        assert "worker_failed" not in worker.log.read_text()
