@@ -8,6 +8,7 @@ from millstream.logs import configure
 from millstream.settings import get_settings
 from streams.cli.batches import batches
 from streams.cli.demo import demo
+from streams.cli.dlq import dlq
 from streams.cli.dump import dump
 from streams.cli.errors import VERBOSE, Group
 from streams.cli.migrate import migrate
@@ -39,7 +40,7 @@ def cli(ctx: click.Context, verbose: bool) -> None:
     configure(get_settings().model_copy(update={"log_level": "info" if verbose else "error"}))
 
 
-for _command in (dump, batches, misc, demo, reset, migrate, outbox):
+for _command in (dump, batches, dlq, misc, demo, reset, migrate, outbox):
     cli.add_command(_command)
 
 

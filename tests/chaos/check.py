@@ -4,6 +4,7 @@ It knows nothing of the engine and imports nothing of it: Kafka by a plain consu
 pyarrow, ClickHouse by HTTP, RDB content from the lists that the files were made from.
 
     python -m tests.chaos.check stream --kafka H:P --name APP [--kinds parquet,table] [--parquet DIR] [--clickhouse URL]
+    python -m tests.chaos.check projection --kafka H:P --name APP --postgres URL
     python -m tests.chaos.check batches --expected FILE --parquet DIR --clickhouse URL
 
 prints one JSON object and exits with 0 only if nothing is missing, doubled or wrong.
@@ -25,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from confluent_kafka import Message
 
+from tests.chaos.check_projection import check_projection
 from tests.support.kafka import read_all
 
 Verdict = dict[str, int]
@@ -181,6 +183,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     what = parser.add_subparsers(dest="what", required=True)
     stream, batches = what.add_parser("stream"), what.add_parser("batches")
+    projection = what.add_parser("projection")
+    for option in ("--kafka", "--name", "--postgres"):
+        projection.add_argument(option, required=True)
     stream.add_argument("--kafka", required=True)
     stream.add_argument("--name", required=True)
     stream.add_argument("--payload", choices=("json", "arrow"), default="json")
@@ -192,6 +197,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.what == "stream":
         verdicts = check_stream(given)
+    elif given.what == "projection":
+        verdicts = check_projection(given.kafka, given.name, given.postgres, judge)
     else:
         verdicts = check_batches(given.expected, given.parquet, given.clickhouse)
     print(json.dumps(verdicts))

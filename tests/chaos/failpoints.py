@@ -23,11 +23,12 @@ def declared() -> set[str]:
 IN_BATCHES = ("parquet.open_batch.", "parquet.merge.", "parquet.publish.", "clickhouse.finalize.", "clickhouse.schema.")
 IN_FEEDERS = ("feed.",)
 IN_POSTGRES = ("postgres.", "outbox.")
+IN_COMMANDS = ("dlq.",)
 
 
 def of_stream() -> list[str]:
     """Those that a worker of the generic stream passes; the transactions' with and without records."""
-    found = {name for name in declared() if not name.startswith(IN_BATCHES + IN_FEEDERS + IN_POSTGRES)}
+    found = {name for name in declared() if not name.startswith(IN_BATCHES + IN_FEEDERS + IN_POSTGRES + IN_COMMANDS)}
     return sorted(found | {name + FULL for name in found if name.startswith("txn.")})
 
 
