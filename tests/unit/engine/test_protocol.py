@@ -35,7 +35,7 @@ PROFILE = settings(
     max_examples=120, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 
-SEARCH = settings(PROFILE, max_examples=500, phases=[Phase.generate], report_multiple_bugs=False, print_blob=False)
+SEARCH = settings(PROFILE, max_examples=3000, phases=[Phase.generate], report_multiple_bugs=False, print_blob=False)
 """For the controls: the first failure will do."""
 
 
