@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,6 +27,16 @@ WRITER = pa.schema([f.with_type(_CONSTANT) if pa.types.is_string(f.type) else f 
 
 DICTIONARIES = ["cluster", "batch", "instance", "db", "type", "encoding"]
 """Columns with few values; on the others a dictionary costs CPU and saves nothing."""
+
+_COMPARED = {
+    *(pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
+    *(pa.float32(), pa.float64(), pa.string(), pa.large_string(), pa.binary(), pa.large_binary()),
+    *(pa.date32(), pa.date64()),
+}
+"""Types whose values are looked at; columns of others keep a dictionary, the default."""
+
+SAMPLE = 1024
+"""Rows that are looked at to tell whether values repeat. If all differ, each value stands there ten times or fewer."""
 
 
 def to_part(records: pa.Table) -> pa.RecordBatch:
@@ -71,6 +84,29 @@ def record_to_columns(records: pa.Table, batch: Batch, instance: str) -> pa.Tabl
         chunks = [pa.DictionaryArray.from_arrays(c, words) for c in records[name].chunks]
         columns[name] = pa.chunked_array(chunks, type=_CONSTANT)
     return pa.table([columns[n] if n in columns else records[n] for n in WRITER.names], schema=WRITER)
+
+
+def encodings(table: pa.Table) -> dict[str, Any]:
+    """Arguments of pyarrow's ParquetWriter: no dictionary where values hardly repeat, differences for such integers.
+
+    `_offset` and other counters then take hardly any room, and all of them a third of the CPU time.
+    """
+    if any(pa.types.is_nested(f.type) for f in table.schema):
+        return {}  # the columns of a file are then others than those of the table
+    unlike = _all_differ(table.slice(0, 64))  # a glance that leaves few columns to look at
+    if table.num_rows > SAMPLE and unlike:
+        picks = np.unique(np.random.default_rng(0).integers(0, table.num_rows, SAMPLE))  # the same for the same chunk
+        unlike = _all_differ(table.select(unlike).take(pa.array(picks)))
+    deltas = [n for n in unlike if table.schema.field(n).type in (pa.int32(), pa.int64())]
+    return {
+        "use_dictionary": [n for n in table.schema.names if n not in unlike],
+        "column_encoding": dict.fromkeys(deltas, "DELTA_BINARY_PACKED") or None,
+    }
+
+
+def _all_differ(rows: pa.Table) -> list[str]:
+    known = (f.name for f in rows.schema if f.type in _COMPARED or pa.types.is_timestamp(f.type))
+    return [n for n in known if pc.count_distinct(rows[n]).as_py() == rows.num_rows > 1]
 
 
 def _constant(text: str, rows: int) -> pa.Array:

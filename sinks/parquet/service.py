@@ -17,6 +17,7 @@ from sinks.base import InstanceRange
 from sinks.files import Root, ensure_dir, naming, put_new, remove_temporary, sweep
 from sinks.parquet import publish
 from sinks.parquet.config import ParquetConfig
+from sinks.parquet.encode import encodings
 from sinks.parquet.parts import CHUNK_KEY, accept, identity, part_path, put_chunk, reached, read_part
 from sinks.parquet.staging import Staging
 
@@ -70,10 +71,11 @@ class ParquetStream:
     def _write(self, chunk: Chunk) -> Receipt:
         path, table = self._path(chunk), self._table(chunk)
         table = table.replace_schema_metadata({CHUNK_KEY: identity(chunk)})
+        how = self.config.codec | encodings(table)
 
         def write(tmp: Path) -> None:
             with pa.OSFile(str(tmp), "wb") as file:
-                pq.write_table(table, file, row_group_size=max(1, table.num_rows), **self.config.codec)
+                pq.write_table(table, file, row_group_size=max(1, table.num_rows), **how)
 
         with self._root.standing(path):
             ensure_dir(path.parent)

@@ -21,5 +21,5 @@ class AtLeastOnceProducer:
 
     def commit(self, txn: Transaction, metadata: bytes) -> None:
         """Blocking. Raises UndecidedTransactionError."""
-        produce_all(self._producer, txn, self._timeout)
+        produce_all(self._producer, txn, self._timeout, ask_each=True)
         self._commit(txn.positions)

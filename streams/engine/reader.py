@@ -43,6 +43,7 @@ def read_to_end(
             "auto.offset.reset": "error",
             "fetch.wait.max.ms": 20,
             "queued.min.messages": 200_000,
+            "fetch.queue.backoff.ms": 5,  # by default a full queue keeps the partition from fetching for 1 s
             "queued.max.messages.kbytes": 64 << 10,
         }
     )

@@ -12,7 +12,7 @@ from typing import Any
 import confluent_kafka as ck
 import pytest
 import rocksdict
-from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from millstream.cluster import TP, Cluster
 from millstream.errors import BrokerError
@@ -175,3 +175,20 @@ def test_rocksdict_writes_batches_raw_and_whole(tmp_path: Path) -> None:
         rocksdict.Rdict(str(tmp_path / "db"), options)
     db.close()
     assert "raw_mode" in str(inspect.signature(rocksdict.WriteBatch)) or rocksdict.WriteBatch(raw_mode=True)
+
+
+def test_a_record_that_does_not_get_into_the_log_fails_its_transaction_though_nobody_listens(
+    kafka: str, unique: Any
+) -> None:
+    """streams/engine/transaction.py asks about the last record of a changelog only."""
+    topic = unique("small")
+    admin = AdminClient({"bootstrap.servers": kafka})
+    admin.create_topics([NewTopic(topic, 1, 1, config={"max.message.bytes": "2000"})])[topic].result(30)
+    producer = transactional(kafka, unique("unheard"))
+    producer.begin_transaction()
+    producer.produce(topic, b"x" * 5000, b"refused", 0)
+    assert producer.flush(30) == 0
+    with pytest.raises(ck.KafkaException) as failed:
+        producer.commit_transaction(30)
+    assert failed.value.args[0].txn_requires_abort()
+    producer.abort_transaction(30)
