@@ -157,10 +157,7 @@ class Run:
     def _group(self, name: str, seed: int, scenario: Scenario, names: list[str], rng: Random) -> Group:
         workers, restless = rng.choice((1, 2, 2, 3)), rng.random() < 0.2
         self.tally.counts["applications"] += 1
-        print(
-            f"chaos: {name}: seed {seed}, {workers} workers, {', '.join(scenario.kinds)}, restless: {restless}",
-            flush=True,
-        )
+        print(f"chaos: {name}: {workers} workers, {', '.join(scenario.kinds)}{', restless' * restless}", flush=True)
         return Group(name, seed, scenario, Storm(scenario, names, self.tally, workers, restless))
 
     # ------------------------------------------------------------------ doing

@@ -12,7 +12,7 @@ from tests.support.clickhouse_server import ClickHouseServer
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
-SECONDS = 40.0
+SECONDS = 30.0
 
 
 def test_a_round_of_random_deaths_pauses_and_broker_kills_is_exact(
