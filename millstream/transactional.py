@@ -10,6 +10,7 @@ we raise the epoch ourselves, by `init_transactions` of a new producer, before t
 from __future__ import annotations
 
 import re
+import threading
 from typing import Any
 
 import confluent_kafka as ck
@@ -20,6 +21,9 @@ from millstream.logs import get_logger
 _HARMLESS = re.compile(r"in state (INIT|DOWN|TRY_CONNECT|CONNECT)\b")
 """Nothing was sent on a connection that did not come about. Others count, also before a first request was sent: within
 30 s librdkafka says a text that is the same as the last one only once."""
+
+_GRACE = 2.0
+"""Seconds beyond its timeout that a call may take."""
 
 log = get_logger(__name__)
 
@@ -44,7 +48,7 @@ class TransactionalClient:
 
     def __init__(self, config: dict[str, Any], name: str, timeout: float, start_timeout: float) -> None:
         """Seconds: `timeout` of transactions, `start_timeout` until the coordinator answers. Raises BrokerError."""
-        self._name, self._start_timeout = name, start_timeout
+        self._name, self._timeout, self._start_timeout = name, timeout, start_timeout
         self._config = {
             **config,
             "transactional.id": name,
@@ -65,6 +69,32 @@ class TransactionalClient:
             log.warning("producer_renewed", transactional_id=self._name, description=why)
             self._connect()
         return bool(why)
+
+    def send_offsets(self, offsets: list[ck.TopicPartition], group: bytes) -> None:
+        """Add offsets to the open transaction. Raises KafkaException, `_TIMED_OUT` too: the transaction is undecided.
+
+        librdkafka (2.16) bounds the requests in this call, not the call: where their answers were lost over broken
+        connections it never came back, and the worker stood still with its partitions. So it is waited for in vain
+        only so long.
+        """
+        ended: list[ck.KafkaException | None] = []
+
+        def send() -> None:
+            try:
+                self.producer.send_offsets_to_transaction(offsets, group, self._timeout)
+            except ck.KafkaException as exc:
+                ended.append(exc)
+            else:
+                ended.append(None)
+
+        thread = threading.Thread(target=send, name="send-offsets", daemon=True)
+        thread.start()
+        thread.join(self._timeout + _GRACE)
+        if not ended:
+            text = f"sending offsets to the transaction did not end within {self._timeout + _GRACE:g} s"
+            raise ck.KafkaException(ck.KafkaError(ck.KafkaError._TIMED_OUT, text))
+        if ended[0] is not None:
+            raise ended[0]
 
     def _lost(self) -> str:
         self.producer.poll(0)  # serves the log: the line was queued before the request was sent again

@@ -112,9 +112,8 @@ class TransactionalSource:
         at = ck.TopicPartition(self.topic, 0, sent, metadata=position)
         # No member of the group: the transactional id is the fence here.
         group = b"CGMDv2:" + struct.pack("<i", -1) + self.name.encode() + b"\0\0\x01"
-        producer = self._client.producer
-        self._call("commit the position", lambda: producer.send_offsets_to_transaction([at], group, self._timeout))
-        self._call("commit", lambda: producer.commit_transaction(self._timeout))
+        self._call("commit the position", lambda: self._client.send_offsets([at], group))
+        self._call("commit", lambda: self._client.producer.commit_transaction(self._timeout))
         self._open, self._position = False, position
 
     def _call(self, what: str, call: Any) -> None:

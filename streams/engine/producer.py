@@ -21,6 +21,7 @@ from mode import Service
 
 from millstream.errors import BrokerError
 from streams.engine.chunk import Chunk, Output
+from streams.engine.failure import die
 from tables.scope import current
 
 
@@ -105,7 +106,12 @@ class Producer(base.Producer):
         if retention:
             settings["retention.ms"] = str(int(retention * 1000))
         new = NewTopic(topic, partitions or -1, replication or -1, config={k: str(v) for k, v in settings.items()})
-        await asyncio.to_thread(self.app.cluster.create, [new])
+        try:
+            await asyncio.to_thread(self.app.cluster.create, [new])
+        except BrokerError as exc:
+            if self.app.client_only or self.app.producer_only:
+                raise
+            die(exc)  # a worker: Faust would make exit code 1 of it
 
     def supports_headers(self) -> bool:
         """Yes."""

@@ -99,7 +99,7 @@ class TransactionalProducer:
             failpoint(PRODUCED)
             # Last, so that the generation is checked after every record is in the log (rule 2).
             offsets = [ck.TopicPartition(*tp, p.offset, metadata=p.metadata) for tp, p in txn.positions.items()]
-            producer.send_offsets_to_transaction(offsets, metadata, self._timeout)
+            self._client.send_offsets(offsets, metadata)
             failpoint(OFFSETS_SENT)
             producer.commit_transaction(self._timeout)
         except ck.KafkaException as exc:
