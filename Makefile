@@ -55,6 +55,9 @@ chaos: $(INSTALLED)  ## Attack real workers at random and check what came out (C
 faults: $(INSTALLED)  ## Attack what workers stand on, brokers, networks, sinks, at length; as root (FAULTS=tests/faults/broker; docs/proof.md)
 	CHAOS_RECORD=1 $(BIN)/pytest -m "faults or not faults" $(or $(FAULTS),-n 2 --dist loadfile tests/faults)
 
+model: $(INSTALLED)  ## The protocol simulated under every order of events, for STEPS=100000 steps (SEED=n; docs/proof.md)
+	STEPS=$(STEPS) SEED=$(SEED) $(BIN)/python -W error -m tests.model.run
+
 clean:  ## Remove what was made here, the development broker's data included; .venv stays
 	@if [ -x $(BIN)/python ]; then for d in var/kafka-*; do \
 		if [ -d "$$d" ]; then $(BIN)/python -m millstream.broker stop --data-dir "$$d"; fi; done; fi

@@ -90,6 +90,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             max_records=FETCH_BATCHES,
         )
 
+    async def positions(self, tps: Iterable[Any]) -> dict[Any, int]:
+        """Where the fetcher is, for those partitions whose position is known."""
+        return await self.call_thread(self._positions, self._ensure_consumer(), tps)
+
+    async def _positions(self, consumer: aiokafka.AIOKafkaConsumer, tps: Iterable[Any]) -> dict[Any, int]:
+        assignment = consumer._subscription.subscription.assignment
+        states = {tp: assignment.state_value(tp) for tp in tps} if assignment is not None else {}
+        return {tp: s.position for tp, s in states.items() if s is not None and s.has_valid_position}
+
     async def attend(self) -> None:
         """Tell aiokafka that the application lives. Raises KafkaError: what its coordinator cannot go on after."""
         await self.call_thread(self._attend, self._ensure_consumer())

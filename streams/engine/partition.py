@@ -90,6 +90,10 @@ class PartitionState:
             if self._is_control is not None and not self._has_control:
                 self._has_control = any(map(self._is_control, b.records))
 
+    def passed(self, position: int) -> None:
+        """The log holds nothing more below this position: what is left of a plan there will not come."""
+        self._read_to = max(self._read_to, position)
+
     def ready(self, now: float) -> bool:
         """True if `seal` would cut a chunk now."""
         return self.buffered_records > 0 and (

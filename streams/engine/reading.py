@@ -35,9 +35,20 @@ class Reading:
         async with self.lock:
             epoch = self._cycle.epoch
             found = await self._thread().getmany(wanted, 0.1)
-            if epoch == self._cycle.epoch:
-                self._add(found)
+            if epoch != self._cycle.epoch:
+                return bool(found)
+            self._add(found)
+            if missing := {tp for tp in wanted - found.keys() if self.parts[TP(*tp)].position.plan}:
+                self._pass(await self._thread().positions(missing))
         return bool(found)
+
+    def _pass(self, positions: dict[Any, int]) -> None:
+        """Aborted and control records are not handed over: where only such are left of a plan, replay has to see it."""
+        for tp, position in positions.items():
+            part = self.parts.get(TP(*tp))
+            if part is not None and (plan := part.position.plan) and position > plan.last:
+                part.passed(position)
+                self._cycle.wake.set()
 
     def _wanted(self) -> set[Any]:
         # Open chunks count: while a sink is down every partition holds one.

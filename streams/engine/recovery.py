@@ -171,6 +171,8 @@ class Recovery:
                 log.warning("table_wiped", topic=tp.topic, partition=tp.partition, description=why)
                 store.wipe_partition(tp.partition)
                 at = None
+            elif at is not None and at.next_offset == ends[tp]:
+                store.apply(tp.partition, (), at)  # nothing is missing as of now: its age counts from here (hole k)
             starts[tp] = at.next_offset if at else first[tp]
         for tp, messages, position in read_to_end(self._cluster, starts, ends, alive, self._stability_timeout):
             if not alive():
@@ -185,6 +187,8 @@ class Recovery:
             return "the changelog topic was made anew"
         if at.next_offset > end:
             return f"the store is at {at.next_offset}, the changelog ends at {end}"
+        if at.next_offset == end:
+            return ""  # whatever its age: nothing came after it, no tombstone either
         age, keep = time.time() - at.applied_at, self._delete_retention(tp.topic)
         if age > keep / 2:
             return f"the store is {age:.0f} s old; tombstones live {keep:.0f} s: deleted keys could come back"

@@ -1,0 +1,1 @@
+"""The protocol simulated: real workers' code on one deterministic machine. See docs/proof.md."""
