@@ -92,7 +92,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def positions(self, tps: Iterable[Any]) -> dict[Any, int]:
         """Where the fetcher is, for those partitions whose position is known."""
-        return await self.call_thread(self._positions, self._ensure_consumer(), tps)
+        found: dict[Any, int] = await self.call_thread(self._positions, self._ensure_consumer(), tps)
+        return found
 
     async def _positions(self, consumer: aiokafka.AIOKafkaConsumer, tps: Iterable[Any]) -> dict[Any, int]:
         assignment = consumer._subscription.subscription.assignment

@@ -10,7 +10,12 @@ from typing import Any
 import confluent_kafka as ck
 import pyarrow as pa
 import pytest
-from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
 
 from millstream.cluster import TP
 from millstream.errors import ConfigError
@@ -19,7 +24,7 @@ from streams.engine.app import App
 from streams.engine.plan import ForeignOffsetError, Plan, Position
 from streams.engine.recovery import Loaded, LostPositionError, PositionOutOfRangeError, TopicRecreatedError
 from streams.engine.registry import Entry
-from tests.support.kafka import create_topic, produce
+from tests.support.kafka import create_topic, produce, read_all
 from tests.support.waiting import wait_until
 
 KEYS = 200_000
@@ -223,3 +228,41 @@ def test_a_topic_that_does_not_fit_its_table_is_refused(group: Group, admin: Adm
     wait_until(lambda: group.app.cluster.topics([group.topic])[group.topic].partitions == 4, 20, "4 partitions")
     with pytest.raises(ConfigError, match=r"has 4 partitions, the changelog .* has 2"):
         group.load(group.tps[0])
+
+
+def test_a_key_whose_tombstone_was_compacted_away_does_not_come_back(
+    group: Group, admin: AdminClient
+) -> None:  # hole k, with a log that is really compacted
+    key = b'"gone"'
+    quick = {"segment.ms": "50", "min.cleanable.dirty.ratio": "0.01", "delete.retention.ms": "50"}
+    _configure(admin, ConfigResource(ConfigResource.Type.TOPIC, group.changelog, incremental_configs=_set(quick)))
+    cleaner = {"log.cleaner.backoff.ms": "200"}  # the default of 15 s is only patience
+    _configure(admin, ConfigResource(ConfigResource.Type.BROKER, "", incremental_configs=_set(cleaner)))
+    produce(group.kafka, group.changelog, [{"key": key, "value": b"1", "partition": p} for p in (0, 1)])
+    group.load()
+    store = group.table.data
+    assert [store._db(p).get(key) for p in (0, 1)] == [b"1", b"1"]
+    group.app.close_table_partitions()
+    produce(group.kafka, group.changelog, [{"key": key, "value": None, "partition": p} for p in (0, 1)])
+
+    def compacted() -> bool:
+        produce(group.kafka, group.changelog, [{"key": b'"new"', "value": b"1", "partition": p} for p in (0, 1)])
+        return all(m.key() != key for m in read_all(group.kafka, group.changelog))
+
+    wait_until(compacted, 60, "the tombstones to be compacted away", every=0.2)
+    # Without the rule the log alone brings the key back, for ever.
+    group.app.recovery._retention[group.changelog] = 10**9
+    group.load(group.tps[1])
+    assert store._db(1).get(key) == b"1"
+    group.app.recovery._retention.clear()
+    group.load(group.tps[0])
+    assert store._db(0).get(key) is None
+    assert store._db(0).get(b'"new"') == b"1"
+
+
+def _set(values: dict[str, str]) -> list[ConfigEntry]:
+    return [ConfigEntry(k, v, incremental_operation=AlterConfigOpType.SET) for k, v in values.items()]
+
+
+def _configure(admin: AdminClient, resource: ConfigResource) -> None:
+    admin.incremental_alter_configs([resource])[resource].result(30)
