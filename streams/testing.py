@@ -175,7 +175,7 @@ class TopologyTest:
         task.open = None
         if self._errors:
             raise self._errors.pop()
-        letters = [dead_letter(chunk, r) for r in chunk.rejected]
+        letters = [dead_letter(chunk, r) for r in chunk.letters]
         held = [s.chunks[str(chunk.id)] for s in self.sinks if str(chunk.id) in s.chunks]
         outcome = Outcome(chunk.outputs, letters, chunk.changes, held)
         chunk.abandon()  # sealed, as before a commit

@@ -91,6 +91,11 @@ class Chunk:
             raise ValueError(f"offset {offset} is not in chunk {self.id}")
         self.rejected.append(Rejected(self.records[at], reason))
 
+    @property
+    def letters(self) -> list[Rejected]:
+        """Rejected records, each once however many agents or decoders reject it: under the first reason."""
+        return list({r.record.offset: r for r in reversed(self.rejected)}.values())[::-1]
+
     def emit(self, output: Output) -> None:
         """Add an output record to the chunk's transaction."""
         self._check()

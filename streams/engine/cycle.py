@@ -205,7 +205,7 @@ class CommitCycle:
     def _collect(self, tp: TP, chunk: Chunk, txn: Transaction, applies: list[tuple[TableLog, ChangelogWrite]]) -> None:
         failpoint(WRITTEN)
         txn.outputs += chunk.outputs
-        txn.outputs += [dead_letter(chunk, r) for r in chunk.rejected]
+        txn.outputs += [dead_letter(chunk, r) for r in chunk.letters]
         tables = self._tables_of(tp)
         for name, changes in chunk.changes.items():
             if changes:
@@ -247,7 +247,7 @@ class CommitCycle:
             label = metrics.stream_label(tp.topic)
             metrics.CHUNKS.labels(label).inc()
             metrics.ROWS.labels(label).inc(chunk.rows or len(chunk.records))
-            metrics.DEAD_LETTERS.labels(label).inc(len(chunk.rejected))
+            metrics.DEAD_LETTERS.labels(label).inc(len(chunk.letters))
         return True
 
     def _start(self, task: Task, tp: TP, cut: Cut, member: Member, replayed: bool) -> None:

@@ -237,7 +237,8 @@ def test_a_key_whose_tombstone_was_compacted_away_does_not_come_back(
     quick = {"segment.ms": "50", "min.cleanable.dirty.ratio": "0.01", "delete.retention.ms": "50"}
     _configure(admin, ConfigResource(ConfigResource.Type.TOPIC, group.changelog, incremental_configs=_set(quick)))
     cleaner = {"log.cleaner.backoff.ms": "200"}  # the default of 15 s is only patience
-    _configure(admin, ConfigResource(ConfigResource.Type.BROKER, "", incremental_configs=_set(cleaner)))
+    for broker in admin.list_topics(timeout=10).brokers:
+        _configure(admin, ConfigResource(ConfigResource.Type.BROKER, str(broker), incremental_configs=_set(cleaner)))
     produce(group.kafka, group.changelog, [{"key": key, "value": b"1", "partition": p} for p in (0, 1)])
     group.load()
     store = group.table.data

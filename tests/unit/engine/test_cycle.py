@@ -14,6 +14,7 @@ from millstream.errors import AttemptExhaustedError, SinkError
 from schemas.chunk import Chunk as SinkChunk
 from schemas.chunk import Receipt
 from sinks.memory import MemorySink
+from streams.engine.agents import ChunkStream
 from streams.engine.chunk import Chunk, Output
 from streams.engine.partition import Limits
 from streams.engine.plan import Position
@@ -103,6 +104,24 @@ async def test_outputs_and_dead_letters_go_with_the_chunk_that_made_them() -> No
     assert out == Output("out", None, b"a")
     assert (letter.topic, letter.value) == ("t.dlq", BAD)
     assert worker.topics[-1] == {"out", "t.dlq"}
+    await worker.close()
+
+
+async def test_a_record_that_several_agents_reject_is_one_dead_letter() -> None:  # T13
+    class Strict:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def run(self, chunks: ChunkStream) -> None:
+            async for chunk in chunks:
+                for offset in chunk.table.column("_offset").to_pylist():
+                    chunk.reject(offset, f"not for {self.name}")
+
+    world = world_of(b"a", BAD, b"b")
+    worker = await joined(world, agents=lambda _: [Strict("one"), Strict("two")])
+    await worker.finish()
+    assert sorted(o.value for o in world.outputs) == [b"a", b"b", BAD]
+    assert {dict(o.headers)["millstream.dlq.reason"] for o in world.outputs} == {b"not for one", b"bad"}
     await worker.close()
 
 

@@ -212,7 +212,7 @@ class Worker:
 
     async def settle(self, reached: Callable[[Chunk], bool]) -> None:
         """Until all open chunks are where they should be, or the worker is dead."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             # Steps of two threads and several tasks: nothing tells when they have all come to rest.
             while not self.dead and not all(reached(t.open[1]) for t in self.cycle.tasks.values() if t.open):  # noqa: ASYNC110
                 await asyncio.sleep(0.0005)
