@@ -105,6 +105,13 @@ class Protocol(RuleBasedStateMachine):
         self.taken(text, "go_on", slot=worker.slot, beats=beats, most=most, last_first=last_first)
 
     @precondition(lambda self: self.world.workers)
+    @rule()
+    def all_go_on(self) -> None:
+        for slot in sorted(self.world.workers):
+            self.world.workers[slot].run()
+        self.taken("everybody goes on until all wait", "all_go_on")
+
+    @precondition(lambda self: self.world.workers)
     @rule(slot=ANY, arrow=ARROW, after=st.booleans(), beats=st.booleans())
     def pause(self, slot: str, arrow: str, after: bool, beats: bool) -> None:
         """As far as an arrow, and paused there: before the request takes effect, or before its answer is read."""
@@ -205,13 +212,13 @@ class Protocol(RuleBasedStateMachine):
     def inserts(self) -> list[Request]:
         return [r for w in self.world.workers.values() for r in w.pending if r.kind == "ch.insert"]
 
-    @precondition(lambda self: not self.world.clickhouse.swallow)
+    @precondition(lambda self: self.world.workers and not self.world.clickhouse.swallow)
     @rule()
     def swallow(self) -> None:
         self.world.clickhouse.swallow = True
         self.taken("ClickHouse will die between token and part", "swallow")
 
-    @precondition(lambda self: not self.world.broker.hold_markers)
+    @precondition(lambda self: self.world.workers and not self.world.broker.hold_markers)
     @rule()
     def hold_markers(self) -> None:
         self.world.broker.hold_markers = True
@@ -235,6 +242,7 @@ class Protocol(RuleBasedStateMachine):
         self.world.broker.write_marker(txn, tp)
         self.taken(f"the marker of {txn.pid} in {tp.topic}-{tp.partition} is written", "write_marker", n=n)
 
+    @precondition(lambda self: self.world.workers)
     @rule(seconds=st.sampled_from([1.0, 20.0]))
     def wait(self, seconds: float) -> None:
         self.clock.now += seconds

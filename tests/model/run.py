@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -20,13 +21,13 @@ from tests.model.worker import simulated
 ROOT = Path(__file__).parents[2]
 PROOF = ROOT / "docs" / "proof" / "model.jsonl"
 ROUND = settings(
-    max_examples=500, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck), database=None,
+    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck), database=None,
     phases=[Phase.generate], print_blob=False, report_multiple_bugs=False,
 )  # fmt: skip
 
 
 def main() -> None:
-    """Rounds of 500 runs, each under the next seed, until so many steps were taken or one fails."""
+    """Rounds of 100 runs, each under the next seed, until so many steps were taken, one fails, or SIGTERM comes."""
     wanted = int(os.environ.get("STEPS") or 100_000)
     seed = first = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**9))
     print(f"seed {seed}", flush=True)
@@ -38,8 +39,10 @@ def main() -> None:
             runs.update(step.name for step in self.steps)
             runs["runs"] += 1
 
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     with simulated():
-        while machine.STEPS["taken"] < wanted and result == "exact":
+        while not stopped and machine.STEPS["taken"] < wanted and result == "exact":
             Counted._hypothesis_internal_use_seed = seed  # type: ignore[attr-defined]
             try:
                 run_state_machine_as_test(Counted, settings=ROUND)
