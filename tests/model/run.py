@@ -39,6 +39,7 @@ def main() -> None:
             runs.update(step.name for step in self.steps)
             runs["runs"] += 1
 
+    commit = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True)
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     with simulated():
@@ -51,7 +52,6 @@ def main() -> None:
                 print("\n".join([result, *getattr(e, "__notes__", ())]), flush=True)
             seed += 1
             print(f"{machine.STEPS['taken']} steps in {time.time() - began:.0f} s", flush=True)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True)
     line = {
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "commit": commit.stdout.strip(),
