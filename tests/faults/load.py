@@ -16,6 +16,8 @@ from tests.chaos.proof import append
 from tests.chaos.stream import StreamScenario
 from tests.support.waiting import wait_until
 
+CLIENT_PATIENCE = 15.0
+"""Seconds without an answer until the test's own clients are made anew."""
 ENDS = {70, 75}
 """Exit codes of a worker that could not go on: what it says in the documentation, and nothing else."""
 
@@ -42,11 +44,13 @@ def go_on(scenario: StreamScenario, seconds: float, slots: str = "ab") -> None:
     wait_until(look, seconds + 30, "the end of this phase", every=0.1)
 
 
-def progress(scenario: StreamScenario, slots: str = "ab", timeout: float = PATIENCE) -> None:
+def progress(scenario: StreamScenario, slots: str = "ab", timeout: float = 2 * PATIENCE) -> None:
     """Until everything that stands in the input now is committed."""
     ends: dict[tuple[str, int], int] = {}
+    answered = time.monotonic()
 
     def look() -> bool:
+        nonlocal answered
         keep(scenario, slots)
         try:
             if not ends:
@@ -54,8 +58,11 @@ def progress(scenario: StreamScenario, slots: str = "ab", timeout: float = PATIE
             found = scenario.group.committed(scenario.source)
         except (KafkaException, TimeoutError):
             found = None
-        if found is None:
+        if found is not None:
+            answered = time.monotonic()
+        elif time.monotonic() - answered > CLIENT_PATIENCE:
             _ask_anew(scenario)
+            answered = time.monotonic()
         return found is not None and all(found[tp].offset >= offset for tp, offset in ends.items())
 
     try:
