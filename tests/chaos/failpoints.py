@@ -32,6 +32,13 @@ def of_stream() -> list[str]:
     return sorted(found | {name + FULL for name in found if name.startswith("txn.")})
 
 
+def of_projection() -> list[str]:
+    """Those that a worker of the projection passes."""
+    others = ("parquet.", "clickhouse.")
+    found = {name for name in of_stream() if "+" not in name and not name.startswith(others)}
+    return sorted(found | {name for name in declared() if name.startswith("postgres.")})
+
+
 def of_feeder() -> list[str]:
     """Those that a feeder passes."""
     return sorted(name for name in declared() if name.startswith(IN_FEEDERS))

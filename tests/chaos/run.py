@@ -28,14 +28,17 @@ from confluent_kafka.admin import AdminClient
 
 from millstream.broker import EmbeddedBroker
 from millstream.errors import BrokerError
+from millstream.postgres import EmbeddedPostgres
 from tests.chaos import failpoints, forks
 from tests.chaos.job import JobScenario
+from tests.chaos.projection import ProjectionScenario
 from tests.chaos.proof import Line
 from tests.chaos.scenario import Scenario, statement
 from tests.chaos.storm import Storm
 from tests.chaos.stream import KINDS, PAYLOADS, StreamScenario
 from tests.chaos.tally import Tally
 from tests.support.clickhouse_server import ClickHouseServer
+from tests.support.postgres import drop_database
 
 ROUND_SECONDS, SHORTEST_SECONDS = 120.0, 30.0
 SETTLE_SECONDS = 30.0
@@ -79,9 +82,12 @@ class Group:
 
 
 class Run:
-    """One run: its broker, its ClickHouse, its totals. `close` it."""
+    """One run: its broker, its ClickHouse, its Postgres (a URL), its totals. `close` it."""
 
-    def __init__(self, home: Path, seed: int, broker: EmbeddedBroker, server: ClickHouseServer) -> None:
+    def __init__(
+        self, home: Path, seed: int, broker: EmbeddedBroker, server: ClickHouseServer, postgres: str = ""
+    ) -> None:
+        self._postgres = postgres
         self._home, self._seed, self._broker, self._server = home, seed, broker, server
         self._admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
         # Not one pool a round: a process that a thread started ends with the thread.
@@ -122,8 +128,8 @@ class Run:
 
     # ------------------------------------------------------------------ drawing
     def _draw(self, number: int, rng: Random, *, long: bool) -> list[Group]:
-        """Streams with each payload, one of them with some kinds of output only, and jobs; now and then a stream with
-        every setting as it is by default."""
+        """Streams with each payload, one of them with some kinds of output only, and jobs; in long rounds a projection
+        (where there is a Postgres), and now and then a stream with every setting as it is by default."""
         start = f"chaos-{self._seed}-{number}"
         some = sorted(rng.sample(KINDS, rng.randint(1, len(KINDS) - 1)))
         streams = [("json", KINDS), ("arrow", KINDS), (rng.choice(PAYLOADS), some)]
@@ -133,6 +139,8 @@ class Run:
         groups += [self._job(f"{start}-j{n}", rng, rng.choice(PACES)) for n in range(2)]
         if long and rng.random() < 0.3:
             groups.append(self._stream(f"{start}-plain", rng, rng.choice(PAYLOADS), "plain", KINDS))
+        if long and self._postgres:
+            groups.append(self._projection(f"{start}-p", rng, rng.choice(PACES)))
         return groups
 
     def _stream(self, name: str, rng: Random, payload: str, pace: str, kinds: Sequence[str]) -> Group:
@@ -153,6 +161,11 @@ class Run:
         job.on_feeder_death = self.tally.feeder_died_at
         names = sorted({n for n in failpoints.of_stream() if "+" not in n} | set(failpoints.of_job()))
         return self._group(name, seed, job, names, rng)
+
+    def _projection(self, name: str, rng: Random, pace: str) -> Group:
+        seed, kafka = rng.randrange(1, 10**9), self._broker.bootstrap_servers
+        scenario = ProjectionScenario(kafka, self._home / name, name, seed, self._postgres, pace=pace)
+        return self._group(name, seed, scenario, failpoints.of_projection(), rng)
 
     def _group(self, name: str, seed: int, scenario: Scenario, names: list[str], rng: Random) -> Group:
         workers, restless = rng.choice((1, 2, 2, 3)), rng.random() < 0.2
@@ -193,6 +206,8 @@ class Run:
         topics = [t for t in self._admin.list_topics(timeout=30).topics if t.startswith(group.name)]
         for deleted in self._admin.delete_topics(topics).values():
             deleted.result(30)
+        if isinstance(group.scenario, ProjectionScenario):
+            drop_database(self._postgres, group.scenario.database)
         statement(self._server, f"DROP DATABASE IF EXISTS `{group.name.replace('-', '_')}`")
 
 
@@ -209,8 +224,12 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupted)
     forks.shared()
     started, line = time.monotonic(), Line("chaos.jsonl")
-    with EmbeddedBroker(home / "kafka") as broker, ClickHouseServer(home / "clickhouse") as server:
-        run, state = Run(home, seed, broker, server), "broken off"
+    with (
+        EmbeddedBroker(home / "kafka") as broker,
+        ClickHouseServer(home / "clickhouse") as server,
+        EmbeddedPostgres(home / "postgres", fsync="off") as postgres,
+    ):
+        run, state = Run(home, seed, broker, server, postgres.url), "broken off"
 
         def note() -> dict[str, Any]:
             result = f"{len(run.findings)} findings" if run.findings else "exact"

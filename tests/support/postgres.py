@@ -24,3 +24,13 @@ def new_database(url: str, *, migrated: bool = True) -> str:
         return made
 
     return asyncio.run(make())
+
+
+def drop_database(server: str, url: str) -> None:
+    """Remove what `new_database` made, whoever is connected."""
+
+    async def drop() -> None:
+        async with connect(server) as connection:
+            await connection.execute(f'DROP DATABASE "{urlsplit(url).path[1:]}" WITH (FORCE)')
+
+    asyncio.run(drop())
