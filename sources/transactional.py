@@ -66,7 +66,7 @@ class TransactionalSource:
     def send(
         self,
         key: bytes,
-        value: bytes,
+        value: bytes | None,
         headers: list[tuple[str, bytes]],
         on_offset: Any = None,
         topic: str | None = None,

@@ -1,7 +1,7 @@
 """Postgres: rows of chunks, in one transaction with the chunk's receipt.
 
 `PostgresStream(config, apply)` is the sink; `apply` says what is done with the rows: `Append(table)` copies them,
-`VideoProjection()` merges events.
+`VideoProjection()` merges events, `Products()` compares and writes products.
 """
 
 import importlib
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sinks.postgres.append import Append
     from sinks.postgres.config import PostgresConfig
+    from sinks.postgres.products import Products
     from sinks.postgres.projection import VideoProjection
     from sinks.postgres.service import Apply, PostgresStream
 
@@ -18,10 +19,11 @@ _WHERE = {
     "Apply": "service",
     "PostgresConfig": "config",
     "PostgresStream": "service",
+    "Products": "products",
     "VideoProjection": "projection",
 }
 
-__all__ = ["Append", "Apply", "PostgresConfig", "PostgresStream", "VideoProjection"]
+__all__ = ["Append", "Apply", "PostgresConfig", "PostgresStream", "Products", "VideoProjection"]
 
 
 def __getattr__(name: str) -> Any:
