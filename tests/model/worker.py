@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -54,9 +54,20 @@ def simulated() -> Iterator[None]:
         for module in (cluster, recovery, cycle, consumer, wrapper):
             if hasattr(module, "log"):
                 stack.enter_context(mock.patch.object(module, "log", Silent()))
+        stack.enter_context(mock.patch.object(transactional, "threading", SimpleNamespace(Thread=Bounded)))
         stack.enter_context(mock.patch.object(driver.Consumer, "__init__", _faust_part))
         stack.enter_context(mock.patch.object(consumer, "die", _die))
         yield
+
+
+class Bounded:
+    """A thread that is there only to be waited for no longer than some time: here it is waited for."""
+
+    def __init__(self, *, target: Callable[[], None], name: str, daemon: bool) -> None:
+        self.start = target
+
+    def join(self, _timeout: float) -> None:
+        pass
 
 
 class Silent:
