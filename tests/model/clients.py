@@ -86,7 +86,8 @@ class Producer:
             records = [(k, v) for k, v, _ in found]
             first = self._call("txn.produce", lambda: self._broker.produce(self._id, epoch, tp, records))  # noqa: B023
             for i, (key, value, told) in enumerate(found):
-                told(None, Message(tp, first + i, key, value))
+                if told is not None:
+                    told(None, Message(tp, first + i, key, value))
         return 0
 
     def send_offsets_to_transaction(self, offsets: list[ck.TopicPartition], metadata: bytes, _timeout: float) -> None:
