@@ -268,6 +268,11 @@ class Settings(BaseSettings):
         None, description="Seconds of retrying one sink call until it counts as failed; unset: keep trying."
     )
 
+    # --- Products: what `millstream etl` does
+    etl_overlap: Annotated[float, Field(ge=0)] = Field(
+        60.0, description="Seconds before the watermark at which a run begins: rows that were committed late (T63)."
+    )
+
     # --- Outbox: what `millstream outbox` and streams.outbox do
     outbox_topics: Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs), AfterValidator(_topics)] = Field(
         default={"video": "catalog.video.events"},

@@ -15,7 +15,7 @@ from schemas.products.codec import DELETE, MARKED
 
 SOURCE = "products_staging"
 """`table_name` of our row in etl_watermark."""
-WRITTEN = declare("postgres.products.written", "products and change log are written, the watermark is not")
+WRITTEN = declare("etl.written", "products and change log are written, the watermark is not")
 
 _TABLES = ("products", "product_change_log", "etl_watermark")
 _UNIQUE = """

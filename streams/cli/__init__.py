@@ -11,6 +11,7 @@ from streams.cli.demo import demo
 from streams.cli.dlq import dlq
 from streams.cli.dump import dump
 from streams.cli.errors import VERBOSE, Group
+from streams.cli.etl import etl
 from streams.cli.migrate import migrate
 from streams.cli.misc import misc
 from streams.cli.outbox import outbox
@@ -40,7 +41,7 @@ def cli(ctx: click.Context, verbose: bool) -> None:
     configure(get_settings().model_copy(update={"log_level": "info" if verbose else "error"}))
 
 
-for _command in (dump, batches, dlq, misc, demo, reset, migrate, outbox):
+for _command in (dump, batches, dlq, misc, demo, reset, migrate, outbox, etl):
     cli.add_command(_command)
 
 

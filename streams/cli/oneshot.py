@@ -8,39 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import confluent_kafka as ck
-from confluent_kafka.admin import AdminClient
-
-from millstream.broker import broker_from
-from millstream.cluster import client_config
 from millstream.errors import MillstreamError
-from millstream.settings import PREFIX, Settings, get_settings, override_settings
 from schemas.batch import Batch
 from sources.feed import FeedJob, FeedResult, prepare_topics
 from sources.feeders import FeedError, feed_all
+from streams.cli.private import private
 from streams.cli.progress import DumpProgress
 from streams.cli.states import States
 from streams.cli.worker import WorkerProcess
 from streams.ledger import ABORTED, FAILED, PUBLISHED, BatchState
 
+_OPTIONS = {
+    "STREAMS": "streams.archive,streams.batches",
+    "PARQUET_DIR": "none",
+    "CLICKHOUSE_URL": "none",
+    "CLICKHOUSE_PROXY_URL": "none",
+}
 IDLE_SECONDS = 180.0
 """Without any change for so long the one-shot gives up; above the sinks' retry timeout."""
-_DEFAULTS = {
-    "SESSION_TIMEOUT": "10",  # a one-shot that was killed is started again: its successor waits for this
-    "SINK_RETRY_TIMEOUT": "60",  # RU-73
-    "LOG_FORMAT": "console",
-    "WORKER_THREADS": str(max(2, os.cpu_count() or 2)),  # each thread keeps a heap; there is one machine to use up
-}
-_MEMORY = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}
-"""Less held back by allocators: 330 MiB become 220 in the worker of a 10 M key dump, at the same speed."""
 
 
 class DumpFailedError(MillstreamError):
@@ -72,28 +63,24 @@ class OneShot:
 
     async def run(self) -> BatchState:
         """Until the batch is published. Raises DumpFailedError, WorkerFailedError, BrokerError, ConfigError."""
-        given = get_settings()
-        async with broker_from(given) as servers:
-            with override_settings(bootstrap_servers=servers, namespace=self.namespace) as settings:
-                environment = self._environment(given, servers)
-                log_path = (given.data_dir / "logs" / f"{self.namespace}log").absolute()
-                with States(settings) as states:
-                    found = (await asyncio.to_thread(states.load)).batch(self.batch.key)
-                if found is not None and found.state == PUBLISHED:
-                    await asyncio.to_thread(self._clean_up, settings)  # killed between publishing and this
-                    return found
-                if found is not None and found.state in (FAILED, ABORTED):
-                    await asyncio.to_thread(self._clean_up, settings)  # what failed once is begun anew
-                await asyncio.to_thread(prepare_topics, settings, list(self.jobs))
-                with States(settings) as states:
-                    async with WorkerProcess(environment, log_path) as worker:
-                        try:
-                            state = await self._feed_and_wait(states, worker, environment)
-                        except DumpFailedError as exc:
-                            raise DumpFailedError(f"{exc}\nThe log of the worker: {log_path}") from exc
-                await asyncio.to_thread(self._clean_up, settings)
-                log_path.unlink(missing_ok=True)
-                return state
+        async with private(self.namespace, _OPTIONS | {**self.options, **self.sinks}) as one:
+            with States(one.settings) as states:
+                found = (await asyncio.to_thread(states.load)).batch(self.batch.key)
+            if found is not None and found.state == PUBLISHED:
+                await asyncio.to_thread(one.clean_up)  # killed between publishing and this
+                return found
+            if found is not None and found.state in (FAILED, ABORTED):
+                await asyncio.to_thread(one.clean_up)  # what failed once is begun anew
+            await asyncio.to_thread(prepare_topics, one.settings, list(self.jobs))
+            with States(one.settings) as states:
+                async with one.worker() as worker:
+                    try:
+                        state = await self._feed_and_wait(states, worker, one.environment)
+                    except DumpFailedError as exc:
+                        raise DumpFailedError(f"{exc}\nThe log of the worker: {one.log_path}") from exc
+            await asyncio.to_thread(one.clean_up)
+            one.log_path.unlink(missing_ok=True)
+            return state
 
     async def _feed_and_wait(self, states: States, worker: WorkerProcess, environment: Mapping[str, str]) -> BatchState:
         key, expected = self.batch.key, len(self.jobs)
@@ -144,43 +131,6 @@ class OneShot:
 
     def _again(self) -> str:
         return f"\nWhen it is mended start again with --batch-timestamp {self.batch.rfc3339}"
-
-    def _environment(self, given: Settings, servers: str) -> dict[str, str]:
-        """Of the worker and the feeders."""
-        environment = dict(os.environ)
-        defaults = {k: v for k, v in _DEFAULTS.items() if k.lower() not in given.model_fields_set}
-        ours = {
-            **defaults,
-            "BOOTSTRAP_SERVERS": servers,
-            "NAMESPACE": self.namespace,
-            "WORKER_SLOT": "oneshot",
-            "DATA_DIR": str(given.data_dir.absolute()),
-            "STREAMS": "streams.archive,streams.batches",
-            "PARQUET_DIR": "none",
-            "CLICKHOUSE_URL": "none",
-            "CLICKHOUSE_PROXY_URL": "none",
-            **self.options,
-            **self.sinks,
-        }
-        return _MEMORY | environment | {PREFIX + name: value for name, value in ours.items()}
-
-    def _clean_up(self, settings: Settings) -> None:
-        """Topics, groups and local state of the namespace. Blocking."""
-        admin, timeout = AdminClient(client_config(settings)), settings.request_timeout
-        groups = admin.list_consumer_groups(request_timeout=timeout).result().valid
-        ours = [g.group_id for g in groups if g.group_id.startswith(self.namespace)]
-        # A group whose member was killed is not empty yet; without its topics it means nothing and expires.
-        for future in (admin.delete_consumer_groups(ours, request_timeout=timeout) if ours else {}).values():
-            with suppress(ck.KafkaException):
-                future.result()
-        topics = [t for t in admin.list_topics(timeout=timeout).topics if t.startswith(self.namespace)]
-        for name, future in (admin.delete_topics(topics, request_timeout=timeout) if topics else {}).items():
-            try:
-                future.result()
-            except ck.KafkaException as exc:
-                if exc.args[0].code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    raise DumpFailedError(f"cannot delete topic {name!r}: {exc.args[0].str()}") from exc
-        shutil.rmtree(settings.data_dir / settings.group_id, ignore_errors=True)
 
 
 def _failures(results: Mapping[str, FeedResult | FeedError]) -> str:

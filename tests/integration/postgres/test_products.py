@@ -155,7 +155,7 @@ async def test_products_change_log_and_watermark_are_all_there_or_none(database:
     async def counts() -> list[int]:
         return [await database.fetchval(f"SELECT count(*) FROM shop.{t}") for t in tables]
 
-    for point in ("postgres.products.written", "postgres.applied", "postgres.recorded"):  # T65
+    for point in ("etl.written", "postgres.applied", "postgres.recorded"):  # T65
         failpoints.arm(f"{point}=error")
         try:
             with pytest.raises(failpoints.FailpointError):

@@ -1,0 +1,39 @@
+"""Products: rows of the staging table into Postgres. Run it with MILLSTREAM_STREAMS=streams.products.
+
+The table `products_watermark` follows the watermark in Postgres: it is changed after the sink holds the chunk, and
+becomes durable with the chunk's commit (T2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.products import TOPIC
+from schemas.products.codec import StagingCodec
+from sinks.factory import postgres_config
+from sinks.postgres import PostgresStream, Products
+from streams import app
+
+# One partition: the rows of a product keep their order, and the watermark has one owner (T72).
+rows = app.chunk_topic(TOPIC, codec=StagingCodec(), partitions=1)
+products_watermark = app.Table("products_watermark", default=int)
+products = app.sinks(PostgresStream(postgres_config(app.settings), Products(), "products"))
+
+
+@app.agent(rows, tables=[products_watermark])
+async def load(chunks: Any) -> None:
+    """Rows into products."""
+    async for chunk in chunks:
+        await products.write(chunk)
+        follow(products_watermark, chunk.table)
+
+
+def follow(watermark: MutableMapping[str, int], table: pa.Table) -> None:
+    """Raise `at` to the highest timestamp of the chunk's marks, in microseconds since 1970."""
+    newest = pc.max(table["at"]).cast(pa.int64()).as_py()
+    if newest is not None and newest > watermark["at"]:
+        watermark["at"] = newest
