@@ -156,6 +156,15 @@ def test_a_plan_whose_range_has_not_been_read_whole_waits(log: Log) -> None:
     assert part.wants_more, "an open plan is read to its end past every limit"
 
 
+def test_a_planned_range_that_the_log_no_longer_holds_is_noticed_once_its_end_was_passed() -> None:  # U6, hole c
+    part = PartitionState(Position(5, "t", 1, Plan(5, 7, 3, 99)), Limits(10, 1000, 0.0))
+    assert part.wants_more
+    assert part.replay(0.0) is None, "it may still come"
+    part.passed(9)
+    with pytest.raises(RangeChangedError, match="held 3 records"):
+        part.replay(0.0)
+
+
 def test_nothing_is_sealed_from_nothing() -> None:
     part = state(Log(), Limits(1, 1, 0.0))
     assert (part.seal(1e9), part.ready(1e9), part.due_in(0.0)) == (None, False, NEVER)
