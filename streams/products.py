@@ -6,12 +6,10 @@ becomes durable with the chunk's commit (T2).
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
+from schemas.chunk import Receipt
 from schemas.products import TOPIC
 from schemas.products.codec import StagingCodec
 from sinks.factory import postgres_config
@@ -28,12 +26,11 @@ products = app.sinks(PostgresStream(postgres_config(app.settings), Products(), "
 async def load(chunks: Any) -> None:
     """Rows into products."""
     async for chunk in chunks:
-        await products.write(chunk)
-        follow(products_watermark, chunk.table)
+        follow(products_watermark, await products.write(chunk))
 
 
-def follow(watermark: MutableMapping[str, int], table: pa.Table) -> None:
-    """Raise `at` to the highest timestamp of the chunk's marks, in microseconds since 1970."""
-    newest = pc.max(table["at"]).cast(pa.int64()).as_py()
-    if newest is not None and newest > watermark["at"]:
-        watermark["at"] = newest
+def follow(watermark: MutableMapping[str, int], receipts: Iterable[Receipt]) -> None:
+    """Set `at` to the watermark that the sink holds, in microseconds since 1970."""
+    for receipt in receipts:
+        if (at := int(receipt.details.get("watermark", 0))) > watermark["at"]:
+            watermark["at"] = at

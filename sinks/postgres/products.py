@@ -39,7 +39,8 @@ class Products:
 
     Details of the receipt are numbers: products `created`, `updated`, `described` (only the description changed, which
     is no new version), `deleted`, `unchanged`, `warnings` of the normaliser, and `superseded`: rows of a feeder's run
-    that another one has replaced. That one reads them again, perhaps in a newer state.
+    that another one has replaced. That one reads them again, perhaps in a newer state. With a mark in the chunk also
+    `watermark`: its timestamp after the chunk, in microseconds since 1970.
     """
 
     def __init__(self) -> None:
@@ -75,12 +76,14 @@ class Products:
         if upserts:
             counts |= dict(await connection.fetchrow(self._sql["upsert"], *_columns(upserts)) or {})
         failpoint(WRITTEN)
-        for row in rows:
-            if row["op"] == MARKED:
-                await self._mark(connection, row)
+        marks = [r for r in rows if r["op"] == MARKED]
+        for row in marks:
+            await self._mark(connection, row)
         changed = counts["created"] + counts["updated"] + counts["described"]
         counts |= {"unchanged": len(upserts) - changed, "warnings": sum(r["warnings"] for r in rows)}
         counts["superseded"] = len(found) - len(rows)
+        if marks:
+            counts["watermark"] = await connection.fetchval(self._sql["held"], SOURCE)
         return {name: str(n) for name, n in counts.items()}
 
     async def _mark(self, connection: Connection, row: dict[str, Any]) -> None:

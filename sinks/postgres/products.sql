@@ -76,6 +76,11 @@ UPDATE shop.etl_watermark
 -- name: arrived
 UPDATE shop.etl_watermark SET last_row = $2, updated_at = now() WHERE table_name = $1
 
+-- name: held
+SELECT CASE WHEN isfinite(last_processed_at) THEN (extract(epoch FROM last_processed_at) * 1000000)::bigint ELSE 0 END
+  FROM shop.etl_watermark
+ WHERE table_name = $1
+
 -- name: compare
 SELECT g.place - 1 AS place,
        CASE WHEN p.sku IS NULL THEN 'created'

@@ -164,7 +164,7 @@ async def test_products_change_log_and_watermark_are_all_there_or_none(database:
             failpoints.arm("")
         assert await counts() == [0, 0, 0], point
     receipt = await sink.write_chunk(chunk)
-    assert receipt.details["created"] == "1"
+    assert (receipt.details["created"], int(receipt.details["watermark"])) == ("1", NOW.timestamp() * 1_000_000)
     assert await sink.write_chunk(chunk) == receipt == await sink.have(chunk)
     assert await counts() == [1, 1, 1]
     await sink.close()
