@@ -70,7 +70,7 @@ class StagingReader:
     async def watermark(self) -> Cursor:
         """How far the sink has come."""
         row = await self._connection.fetchrow(self._sql["watermark"], WATERMARK)
-        return Cursor(*row) if row is not None else BEGIN
+        return Cursor(_aware(row["last_processed_at"]), row["brand"], row["style"]) if row is not None else BEGIN
 
     async def batches(
         self, limit: int, max_rows: int | None, overlap: float, resume: bool
@@ -137,7 +137,12 @@ def _cut(rows: list[Record], mark: Cursor, left: int) -> list[Record]:
 
 def _cursor(row: Record) -> Cursor:
     # Python orders text by code point, which is the order of "C" in UTF-8.
-    return Cursor(row["_at"], str(row[BRAND]), str(row[STYLE]))
+    return Cursor(_aware(row["_at"]), str(row[BRAND]), str(row[STYLE]))
+
+
+def _aware(at: datetime) -> datetime:
+    """asyncpg gives infinities without a time zone."""
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 def _plain(row: Record) -> dict[str, Any]:
