@@ -11,6 +11,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from millstream.postgres import connect
+from schemas.products.codec import key_of
 from tests.acceptance.cli import Cli
 from tests.support.kafka import read_all
 
@@ -20,6 +21,7 @@ SELECT 'B' || i % 2, 's' || i / 2, 'name ' || i, i, 'red||blue', '["b", "a"]', '
        '2026-01-01T00:00:00Z'
   FROM generate_series(1, 40) i
 """
+KEYS = "SELECT brand_code, sku FROM shop.products"
 STATE = """
 SELECT (SELECT count(*) FROM shop.products) AS products, (SELECT count(*) FROM shop.product_change_log) AS changes,
        (SELECT count(*) FROM millstream.positions) AS positions
@@ -30,7 +32,11 @@ class Site:
     """A database and the program."""
 
     def __init__(self, cli: Cli, url: str) -> None:
-        self.cli, self.url = cli, url
+        self.cli, self.url, self.namespace = cli, url, url[-6:] + "."
+
+    def own_namespace(self) -> None:
+        """Topics with fixed names are this test's own from now on."""
+        self.cli.environment["MILLSTREAM_NAMESPACE"] = self.namespace
 
     def sql(self, text: str) -> list[tuple[Any, ...]]:
         async def run() -> list[tuple[Any, ...]]:
@@ -90,22 +96,50 @@ def test_bad_rows_stop_before_their_batch_or_are_put_aside(site: Site, admin: Ad
     admin.delete_topics(list(ours(admin)))
 
 
+def test_a_run_that_is_killed_anywhere_is_made_good_by_the_next_one(site: Site, kafka: str, admin: AdminClient) -> None:
+    site.sql(STAGE)  # T65, T72
+    for point, code in (("etl.sent", -9), ("etl.committed", -9), ("etl.written", 1)):
+        killed = site.cli("etl", "products", "--limit", "7", FAILPOINTS=f"{point}=kill")
+        assert killed.returncode == code, killed.stderr
+        assert "Traceback" not in killed.stderr
+    assert site.etl("--limit", "7")["rows fed"] == "40"
+    assert site.sql(STATE) == [(40, 40, 0)]
+    assert site.sql("SELECT count(*) FROM shop.product_change_log WHERE seq > 1") == [(0,)]
+    admin.delete_topics(list(ours(admin)))
+    site.own_namespace()
+    assert site.cli("etl", "changes", FAILPOINTS="etl.changes.published=kill").returncode == -9
+    assert site.cli.ok("etl", "changes") == "published: 40\n"
+    records = read_all(kafka, site.namespace + "products.changes")
+    assert {record.key() for record in records} == {key_of(*pair) for pair in site.sql(KEYS)}
+
+
+def test_workers_that_run_take_what_is_only_fed(site: Site) -> None:
+    site.sql(STAGE)
+    site.own_namespace()
+    with site.cli.worker(STREAMS="streams.products"):
+        assert site.etl("--feed-only", "--max-rows", "15")["created"] == "15"
+        assert site.etl("--feed-only")["created"] == "25"
+        other = site.cli("etl", "products", "--table", "shop.nothing")
+        assert (other.returncode, "no table shop.nothing" in other.stderr) == (1, True)
+    assert site.sql("SELECT count(*) FROM shop.products") == [(40,)]
+
+
 def test_changes_are_published_once_marked_and_given_up_after_three_refusals(site: Site, kafka: str) -> None:  # PE-69
     site.sql(
         "INSERT INTO shop.product_change_log (brand_code, sku, seq, data_version, change_type)"
         " SELECT 'B#', 's', i, 'v', 'UPDATE' FROM generate_series(1, 7) i"
     )
-    namespace = {"NAMESPACE": site.url[-6:] + "."}
-    assert site.cli.ok("etl", "changes", "--limit", "2", **namespace) == "published: 7\n"
-    assert site.cli.ok("etl", "changes", **namespace) == "published: 0\n"
-    records = read_all(kafka, namespace["NAMESPACE"] + "products.changes")
+    site.own_namespace()
+    assert site.cli.ok("etl", "changes", "--limit", "2") == "published: 7\n"
+    assert site.cli.ok("etl", "changes") == "published: 0\n"
+    records = read_all(kafka, site.namespace + "products.changes")
     seen = [(r.key(), json.loads(r.value() or b"")["seq"]) for r in records]
     assert seen == [(b'["B#","s"]', i) for i in range(1, 8)]
     site.sql(
         "INSERT INTO shop.product_change_log (brand_code, sku, seq, data_version, change_type)"
         " SELECT repeat('😀', 64), repeat('😀', 64), i, 'v', 'UPDATE' FROM generate_series(1, 2) i"
     )
-    refused = site.cli("etl", "changes", MAX_MESSAGE_BYTES="1024", **namespace)
+    refused = site.cli("etl", "changes", MAX_MESSAGE_BYTES="1024")
     assert refused.returncode == 1, refused.stderr
     sql = "SELECT status, retry_count, last_error LIKE '%bytes%' FROM shop.product_change_log WHERE brand_code <> 'B#'"
     assert site.sql(sql + " ORDER BY seq") == [("FAILED", 3, True), ("PENDING", 0, None)]
