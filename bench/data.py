@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import confluent_kafka as ck
@@ -156,6 +156,11 @@ def expected_offsets(servers: str, topic: str) -> dict[int, np.ndarray[Any, np.d
 
 def sum_of_values(servers: str, topic: str, number: Callable[[bytes], int]) -> int:
     """Sum of the committed last value of every key: what a table of counts adds up to."""
+    return sum({message.key(): number(message.value()) for message in committed(servers, topic)}.values())
+
+
+def committed(servers: str, topic: str) -> Iterator[ck.Message]:
+    """Every committed record, up to the end as it is now."""
     consumer = ck.Consumer(
         {
             "bootstrap.servers": servers,
@@ -167,16 +172,14 @@ def sum_of_values(servers: str, topic: str, number: Callable[[bytes], int]) -> i
     )
     try:
         consumer.assign([ck.TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
-        last: dict[bytes, int] = {}
         ended = 0
         while ended < PARTITIONS:
             for message in consumer.consume(10_000, 1.0):
-                if message.error() is not None:
-                    if message.error().code() != ck.KafkaError._PARTITION_EOF:
-                        raise RuntimeError(f"topic {topic}: {message.error().str()}")
+                if message.error() is None:
+                    yield message
+                elif message.error().code() == ck.KafkaError._PARTITION_EOF:
                     ended += 1
                 else:
-                    last[message.key()] = number(message.value())
-        return sum(last.values())
+                    raise RuntimeError(f"topic {topic}: {message.error().str()}")
     finally:
         consumer.close()

@@ -38,7 +38,7 @@ def wall(row: Row) -> float:
 def verdicts(rows: list[Row]) -> Iterator[Verdict]:
     """What can be judged from these results."""
     by = {(r.group, r.key): r for r in rows}
-    for judge in (_json, _alone, _cost, _table, _restore, _latency, _memory, _growth):
+    for judge in (_json, _alone, _cost, _table, _restore, _outbox, _latency, _memory, _growth):
         yield from judge(by)
 
 
@@ -76,6 +76,15 @@ def _json(by: Rows) -> Iterator[Verdict]:
     if stock := by.get(("json", "stock")):
         told, kept = _times(ours, stock, 40)
         yield Verdict(f"{what}: against stock Faust", "≥ 40 x", told, kept, where)
+
+
+def _outbox(by: Rows) -> Iterator[Verdict]:
+    loop = by.get(("outbox", "loop"))
+    for key, name in {"polling": "polling relay", "replication": "relay via replication"}.items():
+        if loop is not None and (row := by.get(("outbox", key))):
+            kept = cpu(row) / cpu(loop) >= 10
+            what = f"outbox, {name}: per CPU-second against a loop event by event"
+            yield Verdict(what, "≥ 10 x", _times(row, loop, 10)[0], kept, "outbox")
 
 
 def _alone(by: Rows) -> Iterator[Verdict]:

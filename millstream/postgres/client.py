@@ -46,8 +46,8 @@ def naming(what: str, url: str) -> Iterator[None]:
         raise PostgresUnavailableError(f"{what}, {mask_url(url)}: {_text(e)}") from e
     except asyncpg.PostgresError as e:
         raise PostgresError(f"{what}, {mask_url(url)}: {_text(e)}") from e
-    except (OSError, TimeoutError, asyncpg.InterfaceError) as e:
-        # asyncpg.InterfaceError: the connection was closed under the call.
+    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as e:
+        # The last two: the connection was closed under the call, or broke in the middle of the one before.
         raise PostgresUnavailableError(f"{what}, {mask_url(url)}: {_text(e)}") from e
 
 

@@ -43,6 +43,7 @@ COMMITTED = declare("outbox.wal.committed", "batch and position are committed, n
 MARKED = declare("outbox.wal.marked", "the rows are marked, the slot is not confirmed")
 TABLE = "catalog.outbox_events"
 READ_SECONDS = 1.0
+LINGER_SECONDS = 0.005
 STATUS_SECONDS = 10.0
 """Between two words to the server, whose wal_sender_timeout is 60 s."""
 STANDBY_SECONDS = 5.0
@@ -205,7 +206,8 @@ class _Pump:
         asked = time.monotonic()
         self._stream.ask()
         while not self._relay._stopping:
-            messages = await self._stream.read(0 if self._batch else READ_SECONDS)
+            # Inside a transaction more is on its way; behind it, what has piled up since the last batch comes at once.
+            messages = await self._stream.read(LINGER_SECONDS if self._batch and not self._commit_lsn else READ_SECONDS)
             for message in messages:
                 self._take(message)
                 if len(self._batch) >= self._settings.outbox_batch_size or self._bytes >= CLAIM_BYTES:
