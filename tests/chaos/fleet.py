@@ -48,6 +48,8 @@ QUICK = SHORT | {
 PACES: dict[str, dict[str, str]] = {"quick": QUICK, "short": SHORT, "plain": {}}
 """Timeouts and limits; plain: as they are by default."""
 
+MANY = 10
+"""Failpoints that are many to be left in a walk."""
 REAL_EVERY = 8
 """One life in so many starts as a user starts it, the first one always; the others are forked (forks.py)."""
 
@@ -194,15 +196,17 @@ class Fleet:
     def walk(self, names: list[str]) -> bool:
         """One step of a walk of workers a and b through failpoints; true once each has killed a worker.
 
-        Whoever is dead comes back armed with all that are left. Not with one each: what a worker passes depends on the
-        partitions it is given, and it might wait for ever.
+        Whoever is dead comes back armed with all that are left, or half of them while they are many, lest both die at
+        the same. Not with one each: what a worker passes depends on the partitions it is given, and it might wait for
+        ever.
         """
         hits = self.hits()
         left = [n for n in names if n not in hits]
         for slot in "ab":
             worker = self.workers.get(slot)
             if worker is None or worker.code is not None:
-                self.spawn(slot, ",".join(f"{n}=kill" for n in left), wipe=self.random.random() < 0.25)
+                armed = left if len(left) <= MANY else self.random.sample(left, len(left) // 2)
+                self.spawn(slot, ",".join(f"{n}=kill" for n in armed), wipe=self.random.random() < 0.25)
         return not left
 
     def run(

@@ -33,7 +33,8 @@ PRELOAD = (
     "faust.cli.faust", "faust.transport.drivers.aiokafka", "faust.web.drivers.aiohttp", "faust.livecheck",
     "streams.engine.app", "streams.engine.consumer", "streams.engine.plain", "streams.ledger",
     "streams.cli", "tables.table", "sources.feed", "schemas.control", "schemas.rdb", "sinks.factory",
-    "sinks.parquet", "sinks.clickhouse", "millstream.failpoints", "tests.chaos.failpoints", "pandas", "uvloop",
+    "sinks.parquet", "sinks.clickhouse", "millstream.failpoints", "tests.chaos.failpoints",
+    "tests.chaos.hangs", "pandas", "uvloop",
 )  # fmt: skip
 _MESSAGE = 1 << 17
 _LIBC = ctypes.CDLL(None)
@@ -181,7 +182,9 @@ def _become(request: dict[str, Any]) -> None:
     from faust.cli.faust import cli
 
     from millstream import failpoints
+    from tests.chaos import hangs
 
+    hangs.install()
     failpoints.arm(
         os.environ.get("MILLSTREAM_FAILPOINTS", ""),
         int(os.environ["MILLSTREAM_SEED"]),

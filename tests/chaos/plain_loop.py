@@ -36,8 +36,9 @@ def main() -> None:
         if not batch:
             continue
         offsets = [m.offset() for m in batch]
-        rows = {"id": [json.loads(m.value() or b"")["id"] for m in batch], "_offset": offsets}
-        pq.write_table(pa.table(rows), home / f"{offsets[0]}-{offsets[-1]}.parquet")
+        rows = [json.loads(m.value() or b"") for m in batch]
+        columns = {name: [r[name] for r in rows] for name in ("id", "k")}
+        pq.write_table(pa.table(columns | {"_offset": offsets}), home / f"{offsets[0]}-{offsets[-1]}.parquet")
         failpoint(WRITTEN)
         consumer.commit(offsets=[TopicPartition(topic, 0, (offsets[-1] or 0) + 1)], asynchronous=False)
 

@@ -164,4 +164,6 @@ class Storm:
             assert code in (FAILED, STUCK), f"seed {self._fleet.seed}: {worker.report()}"
             reason = worker.failure()
             tally.ends[reason[:120]] += 1
+            if code == STUCK:  # its log may go with an exact round, and says what it waited for (hangs.py)
+                print(f"chaos: stuck: {worker}: {worker.tail(120)}", flush=True)
             assert LEGITIMATE.match(reason), f"seed {self._fleet.seed}: {reason}: {worker.report()}"
