@@ -29,7 +29,11 @@ def dlq() -> None:
 @click.option("--all", "everything", is_flag=True, help="Also those that were requeued or dropped.")
 @click.option("--json", "as_lines", is_flag=True, help="One JSON object per line.")
 def list_(topic: str, everything: bool, as_lines: bool) -> None:
-    """List the dead letters of a topic that wait for a decision."""
+    """List the dead letters of a topic that wait for a decision.
+
+    \b
+    millstream dlq list catalog.video.events
+    """
     from streams.letters import Letters, as_json, shown
 
     letters = [found for found in Letters(get_settings(), topic).all() if everything or not found.handled]
@@ -48,7 +52,11 @@ def list_(topic: str, everything: bool, as_lines: bool) -> None:
 @click.argument("topic")
 @click.argument("letter")
 def show(topic: str, letter: str) -> None:
-    """Show one dead letter whole, as JSON. Bytes that are no text are given as hex:…"""
+    """Show one dead letter whole, as JSON. Bytes that are no text are given as hex:…
+
+    \b
+    millstream dlq show catalog.video.events 0:17
+    """
     from streams.letters import Letters, as_json
 
     for found in Letters(get_settings(), topic).all():
@@ -66,6 +74,9 @@ def requeue(topic: str, letters: tuple[str, ...], everything: bool) -> None:
     """Send dead letters to their topic again, each once, with their own key, headers and partition.
 
     They pass the same checks as before: mend what refused them first. One that is refused again is a new letter.
+
+    \b
+    millstream dlq requeue catalog.video.events 0:17 0:18
     """
     _handle(topic, letters, everything, "requeue")
 
@@ -76,7 +87,11 @@ def requeue(topic: str, letters: tuple[str, ...], everything: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="All that wait.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def drop(topic: str, letters: tuple[str, ...], everything: bool, yes: bool) -> None:
-    """Give dead letters up: they are not offered again. Kafka keeps them until the topic's retention ends."""
+    """Give dead letters up: they are not offered again. Kafka keeps them until the topic's retention ends.
+
+    \b
+    millstream dlq drop catalog.video.events 0:17
+    """
     if not yes:
         click.confirm(f"Drop {'all dead letters' if everything else ', '.join(letters)} of {topic}?", abort=True)
     _handle(topic, letters, everything, "drop")

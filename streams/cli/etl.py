@@ -12,7 +12,11 @@ from streams.cli.errors import Group
 
 @click.group(cls=Group)
 def etl() -> None:
-    """Products: from the staging table into the catalogue, and on to whoever follows its changes."""
+    """Products: from the staging table into the catalogue, and on to whoever follows its changes.
+
+    \b
+    millstream etl products --dry-run
+    """
 
 
 @etl.command()

@@ -49,7 +49,11 @@ def time(text: str) -> datetime:
 
 @click.group(cls=Group)
 def outbox() -> None:
-    """Events of the Postgres outbox: bring them to Kafka, look at them, publish some again."""
+    """Events of the Postgres outbox: bring them to Kafka, look at them, publish some again.
+
+    \b
+    millstream outbox relay
+    """
 
 
 @outbox.command()
