@@ -1,9 +1,12 @@
-"""What the embedded servers share: a free port, and a process group that ends with us."""
+"""What the embedded servers share: a free port, a process group that ends with us, and how they are entered."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
+from types import TracebackType
+from typing import Self
 
 _SCRIPT = "trap '' TERM INT; echo; cat >/dev/null; kill -9 0"
 
@@ -30,6 +33,41 @@ class Watchdog:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+class Server:
+    """A server as a context manager, sync or async, out of its blocking `start` and `stop`."""
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End it in order."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        starting = asyncio.create_task(asyncio.to_thread(self.start))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.wait([starting])  # The thread cannot be cancelled: what it started is stopped here.
+            if starting.exception() is None:
+                await asyncio.to_thread(self.stop)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.shield(asyncio.to_thread(self.stop))
 
 
 def free_port() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import fcntl
 import os
@@ -12,14 +11,13 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from millstream.broker.jars import HERE, class_path, java
-from millstream.child import Watchdog, free_port
+from millstream.child import Server, Watchdog, free_port
 from millstream.errors import BrokerError
 from millstream.logs import get_logger
 
@@ -39,7 +37,7 @@ _TAKEN = "Address already in use"
 log = get_logger(__name__)
 
 
-class EmbeddedBroker:
+class EmbeddedBroker(Server):
     """A broker on 127.0.0.1 with its data in `data_dir`, which is kept. `port` 0 takes a free one.
 
     Use it as a context manager, sync or async, or call `start`, `stop`, `kill`; after `stop` or `kill` a `start` comes
@@ -224,29 +222,6 @@ class EmbeddedBroker:
         code = self._process.poll()
         what = f"did not answer within {START_TIMEOUT:g} s" if code is None else f"ended with exit code {code}"
         raise BrokerError(f"the embedded broker {what}. The end of {self.log_path}:\n{self.log_tail()}")
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    async def __aenter__(self) -> Self:
-        starting = asyncio.create_task(asyncio.to_thread(self.start))
-        try:
-            await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            await asyncio.wait([starting])  # The thread cannot be cancelled: what it started is stopped here.
-            if starting.exception() is None:
-                await asyncio.to_thread(self.stop)
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.shield(asyncio.to_thread(self.stop))
 
 
 class Running(NamedTuple):

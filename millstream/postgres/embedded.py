@@ -12,11 +12,10 @@ import subprocess
 import time
 from functools import cache
 from pathlib import Path
-from typing import Self
 
 import asyncpg
 
-from millstream.child import Watchdog, free_port
+from millstream.child import Server, Watchdog, free_port
 from millstream.errors import PostgresError
 from millstream.logs import get_logger
 
@@ -42,7 +41,7 @@ _CONFIG = {
 log = get_logger(__name__)
 
 
-class EmbeddedPostgres:
+class EmbeddedPostgres(Server):
     """A server on 127.0.0.1 with its data in `data_dir`, which is kept. Whoever is on this machine may connect.
 
     Use it as a context manager, sync or async, or call `start`, `stop`, `kill`; after `stop` or `kill` a `start` comes
@@ -158,27 +157,6 @@ class EmbeddedPostgres:
         code = self._process.poll()
         what = f"did not answer within {START_TIMEOUT:g} s" if code is None else f"ended with exit code {code}"
         raise PostgresError(f"the embedded Postgres {what}. {why}\nThe end of {self.log_path}:\n{self.log_tail()}")
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    async def __aenter__(self) -> Self:
-        starting = asyncio.create_task(asyncio.to_thread(self.start))
-        try:
-            await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            await asyncio.wait([starting])  # The thread cannot be cancelled: what it started is stopped here.
-            if starting.exception() is None:
-                await asyncio.to_thread(self.stop)
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await asyncio.shield(asyncio.to_thread(self.stop))
 
 
 def _binary(name: str) -> Path:
