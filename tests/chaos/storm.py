@@ -17,8 +17,12 @@ AT_WORK = "operation=partitions_assigned"
 LATEST = 20.0
 """Seconds after its start at which a worker is struck even if it has not joined."""
 FAILED, STUCK = 70, 75
-LEGITIMATE = re.compile(r"(Kafka|Broker|Timeout|Undecided|Unknown|Request|Node|Group|Coordinator)\w*(Error|Exception)")
-"""Errors that end a worker where a broker, a session or a transaction was lost to it."""
+LEGITIMATE = re.compile(
+    r"(Kafka|Broker|Timeout|Undecided|Unknown|Request|Node|Group|Coordinator)\w*(Error|Exception)"
+    r"|SinkError: .*: this worker lost "
+)
+"""Errors that end a worker where a broker, a session, a transaction or its place before a sink's fence was lost to it
+(seed 518616013)."""
 
 
 @dataclass
