@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -102,21 +102,27 @@ def _modules(value: list[str]) -> list[str]:
     return value
 
 
+def _parts(value: SecretStr, allowed: str) -> SplitResult:
+    """A URL taken apart, its port a number or missing. Raises ValueError with what is allowed."""
+    try:
+        parts = urlsplit(value.get_secret_value())
+        _ = parts.port
+    except ValueError:  # Its text quotes parts of the URL, which may be parts of the password.
+        raise ValueError(f"{allowed}; '/', '?', '#' and '@' in a password are written %2F, %3F, %23, %40") from None
+    return parts
+
+
 def _clickhouse(value: SecretStr | None) -> SecretStr | None:
     """The URL rules of facts.md 2.1, and `chdb:///absolute/path?database=d` for the embedded one."""
     if value is None:
         return None
     allowed = "must be http(s)://user:password@host:port?database=d or chdb:///absolute/path?database=d"
-    try:
-        parts = urlsplit(value.get_secret_value())
-        port = parts.port
-    except ValueError:  # Its text quotes parts of the URL, which may be parts of the password.
-        raise ValueError(f"{allowed}; '/', '?', '#' and '@' in a password are written %2F, %3F, %23, %40") from None
+    parts = _parts(value, allowed)
     if parts.scheme not in ("http", "https", "chdb"):
         raise ValueError(allowed)
     if parts.scheme == "chdb" and (parts.netloc or not parts.path.strip("/")):
         raise ValueError(f"{allowed}: the path of chdb must be absolute (three slashes)")
-    if parts.scheme != "chdb" and not (parts.hostname and port):
+    if parts.scheme != "chdb" and not (parts.hostname and parts.port):
         raise ValueError(f"{allowed}: host and port must be given")
     database = parse_qs(parts.query).get("database", [""])[-1]
     if not re.fullmatch(r"[A-Za-z0-9_-]+", database):
@@ -129,11 +135,7 @@ def _postgres(value: SecretStr | None) -> SecretStr | None:
     if value is None:
         return None
     allowed = "must be postgresql://user:password@host:port/database"
-    try:
-        parts = urlsplit(value.get_secret_value())
-        _ = parts.port
-    except ValueError:  # Its text quotes parts of the URL, which may be parts of the password.
-        raise ValueError(f"{allowed}; '/', '?', '#' and '@' in a password are written %2F, %3F, %23, %40") from None
+    parts = _parts(value, allowed)
     if parts.scheme not in ("postgresql", "postgres") or not parts.hostname or not parts.path.strip("/"):
         raise ValueError(allowed)
     return value

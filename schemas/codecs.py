@@ -188,6 +188,13 @@ class ArrowCodec:
         return Decoded(whole.append_column(OFFSET, pa.array(column, pa.int64())), rejected)
 
 
+def table_of(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
+    """Rows of values, in the order of the schema's fields, as a table. Raises ArrowInvalid for a misfit."""
+    columns = zip(*rows, strict=True) if rows else ([] for _ in schema)
+    arrays = [pa.array(column, f.type) for column, f in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
 def make_codec(payload: str, schema: pa.Schema, keys: bool = False) -> Codec:
     """The codec named `json`, `msgpack` or `arrow`."""
     if payload == "arrow":

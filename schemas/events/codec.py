@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from schemas.codecs import OFFSET, Decoded, Rejected
+from schemas.codecs import OFFSET, Decoded, Rejected, table_of
 from schemas.events.decode import Headers, decode
 from schemas.events.envelope import (
     CREATED,
@@ -77,9 +77,7 @@ class EventCodec:
                 rejected.append(Rejected(record, f"{type(e).__name__}: {e}"))
                 continue
             rows.append((*row, record.offset))
-        columns = zip(*rows, strict=True) if rows else ([] for _ in self.schema)
-        arrays = [pa.array(column, f.type) for column, f in zip(columns, self.schema, strict=True)]
-        return Decoded(pa.Table.from_arrays(arrays, schema=self.schema), rejected)
+        return Decoded(table_of(rows, self.schema), rejected)
 
 
 def changes_of(event: Event) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pyarrow as pa
 
-from schemas.codecs import OFFSET, Decoded, Rejected
+from schemas.codecs import OFFSET, Decoded, Rejected, table_of
 from schemas.products.normalise import BadRowError, normalise
 
 KIND = "millstream.kind"
@@ -112,9 +112,7 @@ class StagingCodec:
                 rejected.append(Rejected(record, f"{type(e).__name__}: {e}"))
             else:
                 rows.append((op, brand, sku, *more, *rest, record.offset))
-        columns = zip(*rows, strict=True) if rows else ([] for _ in self.schema)
-        arrays = [pa.array(column, f.type) for column, f in zip(columns, self.schema, strict=True)]
-        return Decoded(pa.Table.from_arrays(arrays, schema=self.schema), rejected)
+        return Decoded(table_of(rows, self.schema), rejected)
 
 
 def _read(record: Any) -> _Row:
