@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from millstream import setting_types as types
 from millstream.errors import ConfigError
 from millstream.secrets import mask_url, register_url
 
@@ -32,129 +32,6 @@ OTHER_VARIABLES = ("CONFIG", "FAILPOINTS", "FAILPOINT_LOG", "SEED")
 """`MILLSTREAM_…` variables that are no fields: where the TOML file is, and the failpoints of tests."""
 
 MIB = 1024 * 1024
-
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
-_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
-
-
-def _split(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _pairs(value: Any) -> Any:
-    """`a=b,c=d` as a mapping; a mapping (a table in TOML) stays."""
-    if not isinstance(value, str):
-        return value
-    parts = [part.partition("=") for part in _split(value)]
-    if bad := [name for name, _, given in parts if not name.strip() or not given.strip()]:
-        raise ValueError(f"must be name=value, several of them with commas between; {bad[0]!r} has no value")
-    return {name.strip(): given.strip() for name, _, given in parts}
-
-
-def _topics(value: dict[str, str]) -> dict[str, str]:
-    for topic in value.values():
-        if not _NAME.fullmatch(topic) or len(topic) > 249:
-            raise ValueError(f"{topic!r} is no topic name: at most 249 letters, digits, '.', '_' and '-'")
-    if not value:
-        raise ValueError("must name at least one aggregate type and its topic")
-    return value
-
-
-def _identifier(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9_]{1,63}", value):
-        raise ValueError("must be 1 to 63 lower-case letters, digits and '_'")
-    return value
-
-
-def _name(value: str) -> str:
-    if value and not _NAME.fullmatch(value):
-        raise ValueError("may hold letters, digits, '.', '_' and '-' only")
-    return value
-
-
-def _namespace(value: str) -> str:
-    if not re.fullmatch(r"([a-z0-9-]{1,64}\.?)?", value):
-        raise ValueError("may hold at most 64 lower-case letters, digits and '-', and a dot at the end")
-    return value
-
-
-def _not_empty(value: str) -> str:
-    if not value:
-        raise ValueError("must not be empty")
-    return value
-
-
-def _servers(value: str | None) -> str | None:
-    for part in (value or "").split(",") if value else ():
-        m = _HOST_PORT.fullmatch(part.strip())
-        if not m or not 0 < int(m[2]) < 65536:
-            raise ValueError("must be host:port, several of them with commas between")
-    return value
-
-
-def _modules(value: list[str]) -> list[str]:
-    for module in value:
-        if not _MODULE.fullmatch(module):
-            raise ValueError(f"{module!r} is not the dotted name of a Python module")
-    if not value:
-        raise ValueError("must name at least one module")
-    return value
-
-
-def _parts(value: SecretStr, allowed: str) -> SplitResult:
-    """A URL taken apart, its port a number or missing. Raises ValueError with what is allowed."""
-    try:
-        parts = urlsplit(value.get_secret_value())
-        _ = parts.port
-    except ValueError:  # Its text quotes parts of the URL, which may be parts of the password.
-        raise ValueError(f"{allowed}; '/', '?', '#' and '@' in a password are written %2F, %3F, %23, %40") from None
-    return parts
-
-
-def _clickhouse(value: SecretStr | None) -> SecretStr | None:
-    """The URL rules of facts.md 2.1, and `chdb:///absolute/path?database=d` for the embedded one."""
-    if value is None:
-        return None
-    allowed = "must be http(s)://user:password@host:port?database=d or chdb:///absolute/path?database=d"
-    parts = _parts(value, allowed)
-    if parts.scheme not in ("http", "https", "chdb"):
-        raise ValueError(allowed)
-    if parts.scheme == "chdb" and (parts.netloc or not parts.path.strip("/")):
-        raise ValueError(f"{allowed}: the path of chdb must be absolute (three slashes)")
-    if parts.scheme != "chdb" and not (parts.hostname and parts.port):
-        raise ValueError(f"{allowed}: host and port must be given")
-    database = parse_qs(parts.query).get("database", [""])[-1]
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", database):
-        raise ValueError(f"{allowed}: database is required, of letters, digits, '_' and '-'")
-    return value
-
-
-def _postgres(value: SecretStr | None) -> SecretStr | None:
-    """A URL that asyncpg takes, with a database."""
-    if value is None:
-        return None
-    allowed = "must be postgresql://user:password@host:port/database"
-    parts = _parts(value, allowed)
-    if parts.scheme not in ("postgresql", "postgres") or not parts.hostname or not parts.path.strip("/"):
-        raise ValueError(allowed)
-    return value
-
-
-def _proxy(value: SecretStr | None) -> SecretStr | None:
-    if value is not None:
-        parts = urlsplit(value.get_secret_value())
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be http(s)://[user:password@]host:port")
-    return value
-
-
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
-
-
-Name = Annotated[str, AfterValidator(_name)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -175,16 +52,16 @@ class Settings(BaseSettings):
     )
 
     # --- Kafka
-    bootstrap_servers: Annotated[str | None, AfterValidator(_servers)] = Field(
+    bootstrap_servers: Annotated[str | None, AfterValidator(types.servers)] = Field(
         None, description="host:port[,host:port] of Kafka. Unset: one-shot commands start the embedded broker."
     )
-    app_id: Annotated[Name, AfterValidator(_not_empty)] = Field(
+    app_id: Annotated[types.Name, AfterValidator(types.not_empty)] = Field(
         "millstream", description="Consumer group, and prefix of transactional ids and changelog topics."
     )
-    namespace: Annotated[str, AfterValidator(_namespace)] = Field(
+    namespace: Annotated[str, AfterValidator(types.namespace)] = Field(
         "", description="Prefix of app id and topics, for private one-shots and tests."
     )
-    worker_slot: Annotated[Name, AfterValidator(_not_empty)] = Field(
+    worker_slot: Annotated[types.Name, AfterValidator(types.not_empty)] = Field(
         default_factory=lambda: re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()) or "worker",
         description="Stable name of this worker: its transactional id. Two live workers must not share one.",
     )
@@ -197,21 +74,29 @@ class Settings(BaseSettings):
     shared_topic_partitions: int = Field(
         12, ge=1, le=10_000, description="Partitions of the shared topic, when created."
     )
-    discovery_interval: Seconds = Field(3.0, description="Seconds between looks for topics of new instances (T12).")
+    discovery_interval: types.Seconds = Field(
+        3.0, description="Seconds between looks for topics of new instances (T12)."
+    )
     exactly_once: bool = Field(True, description="Off: chunks are committed without transactions (for benchmarks).")
 
     # --- Group membership. Session + transaction timeout bound how long a paused worker stalls its partitions.
-    session_timeout: Seconds = Field(30.0, description="Seconds without heartbeat until the group expels a worker.")
-    heartbeat_interval: Seconds = Field(3.0, description="Seconds between heartbeats; at most a third of the session.")
-    rebalance_timeout: Seconds = Field(
+    session_timeout: types.Seconds = Field(
+        30.0, description="Seconds without heartbeat until the group expels a worker."
+    )
+    heartbeat_interval: types.Seconds = Field(
+        3.0, description="Seconds between heartbeats; at most a third of the session."
+    )
+    rebalance_timeout: types.Seconds = Field(
         60.0, description="Seconds a worker may take to rejoin: the running commit and sink writes must end within it."
     )
-    transaction_timeout: Seconds = Field(15.0, description="Seconds until the broker aborts an open transaction.")
-    stability_timeout: Seconds = Field(
+    transaction_timeout: types.Seconds = Field(15.0, description="Seconds until the broker aborts an open transaction.")
+    stability_timeout: types.Seconds = Field(
         90.0, description="Seconds to wait at assignment for a predecessor's open transaction to be decided (hole j)."
     )
-    request_timeout: Seconds = Field(30.0, description="Seconds until one request to the broker counts as failed.")
-    shutdown_timeout: Seconds = Field(
+    request_timeout: types.Seconds = Field(
+        30.0, description="Seconds until one request to the broker counts as failed."
+    )
+    shutdown_timeout: types.Seconds = Field(
         30.0, description="Seconds from SIGTERM for finishing open chunks; what is left is replayed by the next owner."
     )
 
@@ -220,7 +105,7 @@ class Settings(BaseSettings):
     chunk_max_bytes: ByteSize = Field(
         ByteSize(32 * MIB), ge=1024, le=1024 * MIB, description="Decoded bytes that seal a chunk."
     )
-    chunk_max_age: Seconds = Field(1.0, description="Seconds after its first record that seal a chunk.")
+    chunk_max_age: types.Seconds = Field(1.0, description="Seconds after its first record that seal a chunk.")
     fetch_max_bytes: ByteSize = Field(
         ByteSize(16 * MIB), ge=1024, le=1024 * MIB, description="Bytes of one fetch answer."
     )
@@ -241,7 +126,7 @@ class Settings(BaseSettings):
     allow_dead_letters: bool = Field(False, description="Publish a batch although some of its records were refused.")
 
     # --- Streams and local state
-    streams: Annotated[list[str], NoDecode, BeforeValidator(_split), AfterValidator(_modules)] = Field(
+    streams: Annotated[list[str], NoDecode, BeforeValidator(types.split), AfterValidator(types.modules)] = Field(
         default=["streams.archive", "streams.batches"], description="Modules with agents, with commas between."
     )
     data_dir: Path = Field(
@@ -252,21 +137,21 @@ class Settings(BaseSettings):
     parquet_dir: Path | None = Field(None, description="Directory of the Parquet sink. Unset: no Parquet sink.")
     parquet_compression: Literal["zstd", "snappy", "none"] = Field("zstd", description="Codec of Parquet columns.")
     parquet_sort: bool = Field(False, description="Sort each instance's file by (db, key).")
-    clickhouse_url: Annotated[SecretStr | None, AfterValidator(_clickhouse)] = Field(
+    clickhouse_url: Annotated[SecretStr | None, AfterValidator(types.clickhouse)] = Field(
         None, description="http(s)://user:password@host:port?database=d or chdb:///absolute/path?database=d."
     )
     clickhouse_auto_create_tables: bool = Field(
         False, description="Create the ClickHouse tables if none of them exists."
     )
-    clickhouse_proxy_url: Annotated[SecretStr | None, AfterValidator(_proxy)] = Field(
+    clickhouse_proxy_url: Annotated[SecretStr | None, AfterValidator(types.proxy)] = Field(
         None, description="HTTP proxy on the way to ClickHouse."
     )
-    clickhouse_timeout: Seconds = Field(10.0, description="Seconds to connect to, or send to, ClickHouse.")
-    postgres_url: Annotated[SecretStr | None, AfterValidator(_postgres)] = Field(
+    clickhouse_timeout: types.Seconds = Field(10.0, description="Seconds to connect to, or send to, ClickHouse.")
+    postgres_url: Annotated[SecretStr | None, AfterValidator(types.postgres)] = Field(
         None, description="postgresql://user:password@host:port/database, for changefeeds and the Postgres sinks."
     )
     postgres_pool_size: int = Field(8, ge=1, le=1000, description="Connections to Postgres that a worker may open.")
-    sink_retry_timeout: Seconds | None = Field(
+    sink_retry_timeout: types.Seconds | None = Field(
         None, description="Seconds of retrying one sink call until it counts as failed; unset: keep trying."
     )
 
@@ -276,50 +161,56 @@ class Settings(BaseSettings):
     )
 
     # --- Outbox: what `millstream outbox` and streams.outbox do
-    outbox_topics: Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs), AfterValidator(_topics)] = Field(
-        default={"video": "catalog.video.events"},
-        description="Topic of each aggregate type: type=topic, with commas between. Others are left alone.",
+    outbox_topics: Annotated[dict[str, str], NoDecode, BeforeValidator(types.pairs), AfterValidator(types.topics)] = (
+        Field(
+            default={"video": "catalog.video.events"},
+            description="Topic of each aggregate type: type=topic, with commas between. Others are left alone.",
+        )
     )
     outbox_topic_partitions: int = Field(4, ge=1, le=10_000, description="Partitions of those topics, when created.")
     outbox_via: Literal["polling", "replication"] = Field(
         "polling", description="How the relay learns of events: by asking the table, or from a replication slot."
     )
     outbox_batch_size: int = Field(500, ge=1, le=10_000, description="Events of one claim; 100 to 500 are sensible.")
-    outbox_lease: Seconds = Field(
+    outbox_lease: types.Seconds = Field(
         120.0, description="Seconds after which another relay may take over what one has claimed (T52)."
     )
-    outbox_publish_timeout: Seconds = Field(
+    outbox_publish_timeout: types.Seconds = Field(
         10.0, description="Seconds until a batch that Kafka has not acknowledged counts as failed, and is tried again."
     )
-    outbox_backoff: Seconds = Field(2.0, description="Seconds until a failed event is tried again; doubles each time.")
-    outbox_backoff_max: Seconds = Field(120.0, description="Seconds at which that stops growing.")
+    outbox_backoff: types.Seconds = Field(
+        2.0, description="Seconds until a failed event is tried again; doubles each time."
+    )
+    outbox_backoff_max: types.Seconds = Field(120.0, description="Seconds at which that stops growing.")
     outbox_max_attempts: int = Field(
         20, ge=1, description="Refusals by Kafka after which an event is parked, and its aggregate held back (T54)."
     )
-    outbox_poll_min: Seconds = Field(0.25, description="Seconds up to which an idle relay waits at first, at random.")
-    outbox_poll_max: Seconds = Field(
+    outbox_poll_min: types.Seconds = Field(
+        0.25, description="Seconds up to which an idle relay waits at first, at random."
+    )
+    outbox_poll_max: types.Seconds = Field(
         30.0, description="Seconds up to which that doubles; a notification ends the wait."
     )
-    outbox_slot: Annotated[str, AfterValidator(_identifier)] = Field(
+    outbox_slot: Annotated[str, AfterValidator(types.identifier)] = Field(
         "millstream_outbox", description="Replication slot of the relay via replication."
     )
-    outbox_publication: Annotated[str, AfterValidator(_identifier)] = Field(
+    outbox_publication: Annotated[str, AfterValidator(types.identifier)] = Field(
         "millstream_outbox", description="Publication that it reads: inserts into catalog.outbox_events."
     )
 
     # --- Projection: what streams.projection and streams.videos do
     projection_clickhouse: bool = Field(False, description="Keep video events in ClickHouse too, with the same view.")
-    videos_wait_max: Seconds = Field(5.0, description="Seconds that a reader of a video may wait for a version.")
+    videos_wait_max: types.Seconds = Field(5.0, description="Seconds that a reader of a video may wait for a version.")
 
     # --- Looking at it
-    web_bind: Annotated[str, AfterValidator(_not_empty)] = Field(
+    web_bind: Annotated[str, AfterValidator(types.not_empty)] = Field(
         "127.0.0.1", description="Address of the web views; Faust's own default would be every interface."
     )
     web_port: int = Field(6066, ge=1, le=65535, description="Port of the web views.")
-    log_format: Annotated[Literal["console", "json"], BeforeValidator(_lower)] = Field(
+    log_format: Annotated[Literal["console", "json"], BeforeValidator(types.lower)] = Field(
         "console", description="How log lines look."
     )
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(types.lower)] = Field(
         "info", description="Lowest level that is logged."
     )
 

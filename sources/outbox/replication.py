@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import struct
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, TypeVar
-from uuid import UUID
+from typing import TypeVar
 
 import msgspec
 
@@ -29,11 +27,12 @@ from millstream.postgres import Connection, connect, naming
 from millstream.settings import Settings
 from schemas.postgres import require_migrated
 from sources.outbox.message import Message, UnfitEventError, message_of
-from sources.outbox.pgoutput import Begin, Commit, Insert, Row
+from sources.outbox.pgoutput import Begin, Commit, Insert
 from sources.outbox.publisher import Publisher
 from sources.outbox.relay import LOOK_SECONDS, PollingRelay, gauge
 from sources.outbox.slot import SQL, check_slot, create_slot, slot_stats, warn_unbounded
 from sources.outbox.store import CLAIM_BYTES, OutboxStore
+from sources.outbox.wal_events import Event, values_of
 from sources.outbox.walstream import Server, SlotBusyError, WalStream, open_stream
 from sources.transactional import TransactionalSource
 
@@ -48,7 +47,6 @@ STATUS_SECONDS = 10.0
 """Between two words to the server, whose wal_sender_timeout is 60 s."""
 STANDBY_SECONDS = 5.0
 """Between two looks whether the slot is free."""
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 T = TypeVar("T")
 
 log = get_logger(__name__)
@@ -67,25 +65,6 @@ class Position(msgspec.Struct, frozen=True, array_like=True):
     def covers(self, commit_lsn: int, number: int) -> bool:
         """Whether event `number` (from 1) of the transaction that commits there is in Kafka."""
         return commit_lsn < self.lsn or (commit_lsn == self.open_lsn and number <= self.open_rows)
-
-
-class Event(NamedTuple):
-    """A row of the outbox, out of the WAL."""
-
-    row: dict[str, Any]
-    commit_lsn: int
-    number: int
-
-    @property
-    def seq(self) -> int:
-        """Its number in the table."""
-        seq: int = self.row["seq"]
-        return seq
-
-    @property
-    def aggregate(self) -> tuple[str, str]:
-        """Type and id."""
-        return self.row["aggregate_type"], self.row["key"]
 
 
 class ReplicationRelay:
@@ -229,7 +208,7 @@ class _Pump:
                 self._done_lsn, self._commit_lsn = end_lsn, 0
             case Insert(relation, row) if relation == TABLE:
                 self._number += 1
-                event = Event(_row(row), self._commit_lsn, self._number)
+                event = Event(values_of(row), self._commit_lsn, self._number)
                 if event.row["aggregate_type"] in self._relay._publisher.topics:
                     self._batch.append(event)
                     self._bytes += len(event.row["payload"])
@@ -368,34 +347,6 @@ def _continue(text: str | None, server: Server) -> Position:
             "begins at the slot; some events may go out twice",
         )
     return Position(server)
-
-
-def _row(row: Row) -> dict[str, Any]:
-    """Binary values as those of asyncpg."""
-
-    def get(name: str) -> bytes:
-        value = row[name]
-        assert value is not None, name
-        return value
-
-    aggregate_id = UUID(bytes=get("aggregate_id"))
-    return {
-        "seq": int.from_bytes(get("seq"), "big"),
-        "event_id": UUID(bytes=get("event_id")),
-        "aggregate_type": get("aggregate_type").decode(),
-        "aggregate_id": aggregate_id,
-        "key": str(aggregate_id),
-        "event_type": get("event_type").decode(),
-        "version": int.from_bytes(get("version"), "big"),
-        "payload": get("payload"),
-        "headers": get("headers")[1:],  # behind the version byte of jsonb
-        "occurred_at": _time(get("occurred_at")),
-        "available_at": _time(get("available_at")),
-    }
-
-
-def _time(value: bytes) -> datetime:
-    return _EPOCH + timedelta(microseconds=struct.unpack("!q", value)[0])
 
 
 def _tell_parked(event: Event, why: str) -> None:
