@@ -2,6 +2,6 @@
 
 from sources.staging.feed import Fed, StagingFeeder
 from sources.staging.preflight import check_staging
-from sources.staging.reader import Batch, StagingReader
+from sources.staging.reader import BEGIN, Batch, StagingReader
 
-__all__ = ["Batch", "Fed", "StagingFeeder", "StagingReader", "check_staging"]
+__all__ = ["BEGIN", "Batch", "Fed", "StagingFeeder", "StagingReader", "check_staging"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 
@@ -11,13 +10,13 @@ import confluent_kafka as ck
 from rich.console import Console
 from rich.table import Table
 
-from millstream.broker import check_broker
 from millstream.cluster import client_config
 from millstream.errors import BrokerError, ConfigError
 from millstream.settings import Settings, get_settings
 from schemas.batch import Batch, parse_rfc3339
 from schemas.control import AbortBatch, encode_fact
 from schemas.names import batches_topic
+from streams.cli.connected import check_kafka
 from streams.cli.errors import Group
 from streams.cli.states import States
 from streams.ledger import DONE, EXPECTED, PUBLISHED, RUNNING, BatchState
@@ -149,5 +148,5 @@ def _connected() -> Settings:
     settings = get_settings()
     if not settings.bootstrap_servers:
         raise ConfigError("set MILLSTREAM_BOOTSTRAP_SERVERS=host:port to the Kafka of the workers")
-    asyncio.run(check_broker(settings.bootstrap_servers))
+    check_kafka(settings)
     return settings

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from millstream.errors import ConfigError
 from millstream.settings import get_settings
+
+if TYPE_CHECKING:
+    from streams.letters import Letters
+from streams.cli.connected import check_kafka
 
 
 @click.group()
@@ -34,9 +39,9 @@ def list_(topic: str, everything: bool, as_lines: bool) -> None:
     \b
     millstream dlq list catalog.video.events
     """
-    from streams.letters import Letters, as_json, shown
+    from streams.letters import as_json, shown
 
-    letters = [found for found in Letters(get_settings(), topic).all() if everything or not found.handled]
+    letters = [found for found in _letters(topic).all() if everything or not found.handled]
     for found in letters:
         if as_lines:
             click.echo(json.dumps(as_json(found)))
@@ -57,9 +62,9 @@ def show(topic: str, letter: str) -> None:
     \b
     millstream dlq show catalog.video.events 0:17
     """
-    from streams.letters import Letters, as_json
+    from streams.letters import as_json
 
-    for found in Letters(get_settings(), topic).all():
+    for found in _letters(topic).all():
         if found.id == letter:
             click.echo(json.dumps(as_json(found, whole=True), indent=2))
             return
@@ -97,12 +102,18 @@ def drop(topic: str, letters: tuple[str, ...], everything: bool, yes: bool) -> N
     _handle(topic, letters, everything, "drop")
 
 
-def _handle(topic: str, ids: tuple[str, ...], everything: bool, verb: str) -> None:
+def _letters(topic: str) -> Letters:
     from streams.letters import Letters
 
+    settings = get_settings()
+    check_kafka(settings)
+    return Letters(settings, topic)
+
+
+def _handle(topic: str, ids: tuple[str, ...], everything: bool, verb: str) -> None:
     if bool(ids) == everything:
         raise ConfigError(f"millstream dlq {verb}: give ids, or --all")
-    letters = Letters(get_settings(), topic)
+    letters = _letters(topic)
     if everything:
         ids = tuple(found.id for found in letters.all() if not found.handled)
     done = 0

@@ -18,6 +18,7 @@ import click
 
 from millstream.errors import ConfigError
 from millstream.settings import Settings, get_settings, override_settings
+from streams.cli.connected import check_kafka
 from streams.cli.errors import Group
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def relay(via: str | None, create_slot: bool, once: bool) -> None:
         if once and replication:
             raise ConfigError("--once goes with --via polling: a replication slot has no end")
         url = _url(settings)
+        check_kafka(settings)
 
         async def run() -> None:
             made = ReplicationRelay(settings, url) if replication else PollingRelay(settings, url)

@@ -23,7 +23,7 @@ from schemas.postgres import require_migrated
 from schemas.products import BadRowError, normalise
 from schemas.products.normalise import BRAND, STYLE
 from sinks.postgres.products import UNIQUE_SQL, has_unique_key
-from sources.staging import Batch, Fed, StagingFeeder, StagingReader, check_staging
+from sources.staging import BEGIN, Batch, Fed, StagingFeeder, StagingReader, check_staging
 from streams.cli.private import Private, private
 from streams.cli.worker import WorkerProcess
 
@@ -161,7 +161,8 @@ class ProductsRun:
         lines = [f"{name}: {counts.get(kind, 0)}" for name, kind in
                  (("created", "CREATE"), ("updated", "UPDATE"), ("deleted", "DELETE"))]  # fmt: skip
         mark = await reader.watermark()
-        lines = [f"rows fed: {fed.rows}", *lines, *_remarks(fed), f"watermark: {mark.at.isoformat()} {list(mark[1:])}"]
+        where = "none yet" if mark == BEGIN else f"{mark.at.isoformat()} {list(mark[1:])}"
+        lines = [f"rows fed: {fed.rows}", *lines, *_remarks(fed), f"watermark: {where}"]
         if fed.bad:
             lines += [f"put aside: {fed.bad}, in topic {dlq_topic(feeder.topic)}", *fed.rejected]
         return lines

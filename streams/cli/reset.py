@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import click
 
-from millstream.broker import check_broker
 from millstream.cluster import TP
 from millstream.errors import ConfigError
+from streams.cli.connected import check_kafka
 from streams.engine.reset import Resetter
 from streams.engine.topology import Topology
 
@@ -29,7 +27,7 @@ def reset(topics: tuple[str, ...], keep_tables: bool, yes: bool) -> None:
     """
     from streams import app
 
-    asyncio.run(check_broker(app.kafka_config["bootstrap.servers"]))
+    check_kafka(app.settings)
     resetter = Resetter(app.cluster, app.registry, app.conf.id)
     app.cluster.create([app.registry.declaration(app.settings)])
     changelogs = {t.topic for t in app.changelogs_of([TP(topic, 0) for topic in topics])}
