@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+_LOG_LINES = 25
 _SCRIPT = "trap '' TERM INT; echo; cat >/dev/null; kill -9 0"
 
 
@@ -36,7 +38,24 @@ class Watchdog:
 
 
 class Server:
-    """A server as a context manager, sync or async, out of its blocking `start` and `stop`."""
+    """A child process that serves: a context manager, sync or async, out of its blocking `start` and `stop`."""
+
+    log_path: Path
+    """Its own log."""
+    _process: subprocess.Popen[bytes] | None = None
+    _watchdog: Watchdog | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def log_tail(self) -> str:
+        """The last lines of its log."""
+        try:
+            return "\n".join(self.log_path.read_text("utf-8", "replace").splitlines()[-_LOG_LINES:])
+        except OSError as e:
+            return f"(no log: {e})"
 
     def start(self) -> None:
         """Start and wait until it answers."""

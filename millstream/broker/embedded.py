@@ -30,7 +30,6 @@ _JVM = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
 """C1 only: producing 2 M records took the broker 1.6 s of CPU against 2.5 and 3.0 s with C2 (two rounds on a
 loaded machine, untested beyond 10 s of load); the start is a little quicker, within the noise."""
 
-_LOG_LINES = 25
 _LOCK = "lock"
 _TAKEN = "Address already in use"
 
@@ -58,28 +57,17 @@ class EmbeddedBroker(Server):
         cluster_id: str | None = None,
     ) -> None:
         self.data_dir, self.port = Path(data_dir).absolute(), port
+        self.log_path = self.data_dir / "broker.log"
         self._heap_mib = heap_mib
         self._properties, self._features = dict(properties or {}), dict(features or {})
         self._cluster_id = cluster_id or new_cluster_id()
         self._choose_port = port == 0
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watchdog: Watchdog | None = None
         self._lock: TextIO | None = None
 
     @property
     def bootstrap_servers(self) -> str:
         """`127.0.0.1:port`; the port is known once the broker has started."""
         return f"127.0.0.1:{self.port}"
-
-    @property
-    def log_path(self) -> Path:
-        """The broker's own log."""
-        return self.data_dir / "broker.log"
-
-    @property
-    def pid(self) -> int | None:
-        """Process id while it runs."""
-        return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> None:
         """Start and wait until it answers. Raises BrokerError with the end of the broker's log."""
@@ -123,13 +111,6 @@ class EmbeddedBroker(Server):
         if self._process is None:
             raise BrokerError("the broker was not started")
         return self._process.wait()
-
-    def log_tail(self) -> str:
-        """The last lines of the broker's log."""
-        try:
-            return "\n".join(self.log_path.read_text("utf-8", "replace").splitlines()[-_LOG_LINES:])
-        except OSError as e:
-            return f"(no log: {e})"
 
     def _take_directory(self) -> None:
         """Lock the directory until `kill`: a second broker must not overwrite the first one's configuration and log."""

