@@ -18,6 +18,7 @@ from millstream.cluster import DEAD_LETTER_BYTES, Cluster, client_config, new_to
 from millstream.errors import BrokerError, ConfigError
 from millstream.failpoints import declare, failpoint
 from millstream.settings import Settings
+from millstream.transactional import TransactionalClient
 from schemas.names import DLQ_SUFFIX, dlq_topic
 from streams.engine.dead_letters import HEADER
 
@@ -104,7 +105,7 @@ class Letters:
 
     def _handle(self, ids: Sequence[str], action: str) -> int:
         self._cluster.create([new_topic(self._settings, self.marks, 1, **{"cleanup.policy": "compact"})])
-        producer = self._producer()
+        client = self._client()
         # Read after the producer has fenced off every other one: nobody else can handle a letter any more.
         letters = {letter.id: letter for letter in self.all()}
         if unknown := [name for name in ids if name not in letters]:
@@ -113,9 +114,16 @@ class Letters:
         topic_id = self._cluster.topics([self.topic])[self.topic].id
         if action == "requeued":
             self._check_targets(waiting)
+        done = 0
         for first in range(0, len(waiting), AT_ONCE):
-            self._transact(producer, waiting[first : first + AT_ONCE], action, topic_id)
-        return len(waiting)
+            part = waiting[first : first + AT_ONCE]
+            if client.refresh():  # whoever came in between is fenced off again; what they have handled is done
+                handled = {letter.id for letter in self.all() if letter.handled}
+                part = [letter for letter in part if letter.id not in handled]
+            if part:
+                self._transact(client.producer, part, action, topic_id)
+            done += len(part)
+        return done
 
     def _check_targets(self, letters: list[Letter]) -> None:
         found = self._cluster.topics({letter.came_from[0] for letter in letters})
@@ -157,21 +165,10 @@ class Letters:
             why = failed[0] if failed else error.str()
             raise BrokerError(f"letters {letters[0].id} to {letters[-1].id} were not {action}: {why}") from exc
 
-    def _producer(self) -> ck.Producer:
-        producer = ck.Producer(
-            {
-                **self._config,
-                "transactional.id": self.marks,
-                "transaction.timeout.ms": int(self._settings.request_timeout * 1000),
-                "message.max.bytes": int(self._settings.max_message_bytes) + DEAD_LETTER_BYTES,
-                "compression.type": "lz4",
-            }
-        )
-        try:
-            producer.init_transactions(self._settings.request_timeout)
-        except ck.KafkaException as exc:
-            raise BrokerError(f"cannot begin to handle letters: {exc.args[0].str()}") from exc
-        return producer
+    def _client(self) -> TransactionalClient:
+        config = {**self._config, "message.max.bytes": int(self._settings.max_message_bytes) + DEAD_LETTER_BYTES}
+        timeout = self._settings.request_timeout
+        return TransactionalClient(config, self.marks, timeout, timeout)
 
     def _read(self, topic: str) -> Iterator[ck.Message]:
         """Every committed record up to the end as it is now."""
