@@ -128,7 +128,7 @@ class Run:
 
     # ------------------------------------------------------------------ drawing
     def _draw(self, number: int, rng: Random, *, long: bool) -> list[Group]:
-        """Streams with each payload, one of them with some kinds of output only, and jobs; in long rounds a projection
+        """Streams with each payload, one of them with some kinds of output only, and jobs; in long rounds projections
         (where there is a Postgres), and now and then a stream with every setting as it is by default."""
         start = f"chaos-{self._seed}-{number}"
         some = sorted(rng.sample(KINDS, rng.randint(1, len(KINDS) - 1)))
@@ -140,7 +140,7 @@ class Run:
         if long and rng.random() < 0.3:
             groups.append(self._stream(f"{start}-plain", rng, rng.choice(PAYLOADS), "plain", KINDS))
         if long and self._postgres:
-            groups.append(self._projection(f"{start}-p", rng, rng.choice(PACES)))
+            groups += [self._projection(f"{start}-p{n}", rng, rng.choice(PACES)) for n in range(2)]
         return groups
 
     def _stream(self, name: str, rng: Random, payload: str, pace: str, kinds: Sequence[str]) -> Group:
