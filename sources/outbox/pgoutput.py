@@ -60,9 +60,9 @@ class Decoder:
                     raise ValueError(f"an insert with a tuple of kind {data[5:6]!r}")
                 return Insert(name, _row(data, 6, columns))
             case b"B":
-                return Begin(struct.unpack_from("!q", data, 1)[0])
+                return Begin(struct.unpack("!xqqi", data)[0])  # and the time, and the transaction's id
             case b"C":
-                return Commit(struct.unpack_from("!q", data, 10)[0])
+                return Commit(struct.unpack("!xBqqq", data)[2])  # behind flags and the commit's own LSN
             case b"R":
                 self._relation(data)
             case b"":
@@ -102,6 +102,8 @@ def _row(data: bytes, at: int, columns: list[str]) -> Row:
         if len(value) != length:
             raise ValueError(f"column {name!r} is cut off")
         row[name], at = value, at + length
+    if at != len(data):
+        raise ValueError(f"{len(data) - at} bytes behind a row")
     return row
 
 
