@@ -49,8 +49,11 @@ class Staging:
         """Take the batch for its owner; again is fine. Raises BatchRefusedError, OSError."""
         owner_file = self.root / "owner.json"
         self._not_published()
+        # Looked at in this order: who opens the batch beside us puts the owner file first, then makes the directory.
+        made = os.path.lexists(self.working)
         if not owner_file.exists():
-            if os.path.lexists(self.working):
+            self._not_published()  # publishing takes both away, after the batch is visible
+            if made:
                 raise BatchRefusedError(
                     f"{self.working} is there but not ours: {self._ways_out(self.working)}"  # T29, RP-70
                 )

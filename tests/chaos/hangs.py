@@ -25,7 +25,9 @@ def install() -> None:
 def _watch(seconds: float) -> None:
     time.sleep(seconds)
     for task in list(asyncio.tasks._all_tasks):  # type: ignore[attr-defined] # of the loops of all threads
-        print(f"chaos: hangs: {_waits(task)}", file=sys.__stdout__, flush=True)
+        if not task.done():
+            told = f"loop {id(task.get_loop()):x}, cancelled {task.cancelling()} times: {_waits(task)}"
+            print(f"chaos: hangs: {told}", file=sys.__stdout__, flush=True)
 
 
 def _waits(task: asyncio.Task[Any]) -> str:

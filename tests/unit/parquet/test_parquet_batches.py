@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ from schemas.batch import Batch, Run
 from schemas.records import PARQUET
 from sinks.base import BatchSink
 from sinks.parquet import ParquetBatches, ParquetConfig, publish
+from sinks.parquet.staging import Staging
 from tests.integration.parquet.data import BATCH, INSTANCE, RUN, SLUG, between, chunk
 
 LATER = Run(BATCH, INSTANCE, "b" * 32)
@@ -228,6 +230,31 @@ async def test_a_foreign_tmp_directory_is_refused_with_the_ways_out(sink: Parque
     foreign.mkdir(parents=True)
     with pytest.raises(BatchRefusedError, match=rf"remove {foreign}\) or use another batch timestamp"):
         await sink.open_batch(RUN)
+
+
+@pytest.mark.parametrize("turn", range(1, 6))
+def test_an_instance_that_opens_the_batch_between_our_looks_is_no_stranger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turn: int
+) -> None:  # T29; chaos seed 665556759: the batch was refused for good
+    looks = 0
+
+    def beside(look: Callable[..., bool]) -> Callable[..., bool]:
+        def looked(path: Path) -> bool:
+            nonlocal looks
+            looks += 1
+            if looks == turn:
+                Staging(tmp_path, BATCH, "millstream").open()
+            return look(path)
+
+        return looked
+
+    monkeypatch.setattr("os.path.lexists", beside(os.path.lexists))
+    monkeypatch.setattr(Path, "exists", beside(Path.exists))
+    ours = Staging(tmp_path, BATCH, "millstream")
+    ours.open()
+    assert looks >= turn
+    ours.check_owner()
+    assert [p.name for p in (tmp_path / "prod").iterdir()] == [f"tmp_{SLUG}"]
 
 
 async def test_another_owners_batch_is_refused(sink: ParquetBatches, tmp_path: Path) -> None:  # RP-70
