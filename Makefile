@@ -32,10 +32,14 @@ kafka: $(INSTALLED)  ## Leave a development broker running (KAFKA_PORT=9092)
 kafka-stop: $(INSTALLED)  ## Stop it
 	@$(BIN)/python -m millstream.broker stop --data-dir $(KAFKA_DIR)
 
-lock: $(INSTALLED)  ## Resolve requirements.lock anew from pyproject.toml, and the benchmark's
+lock: $(INSTALLED)  ## Resolve requirements.lock anew from pyproject.toml, the image's and the benchmark's
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile --generate-hashes --no-emit-index-url --no-annotate --no-header --all-extras \
 		pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		-c requirements.lock pyproject.toml -o deploy/image/requirements.lock
+	grep -oE '^(setuptools)==[^ ]+' requirements.lock | $(BIN)/uv pip compile --generate-hashes --no-emit-index-url \
+		--no-annotate --no-header - -o deploy/image/build.lock
 	{ cat bench/requirements.in; grep -oE '^(msgspec|numpy|pyarrow)==[^ ]+' requirements.lock; } | \
 		$(BIN)/uv pip compile --generate-hashes --no-emit-index-url --no-annotate --no-header - -o bench/requirements.txt
 

@@ -40,7 +40,13 @@ class _Engine:
         self.path.mkdir(parents=True, exist_ok=True)
         if _locked(self.path / "status"):
             raise SinkError(f"chdb {self.path} is in use by another process: {_ONE_PROCESS}")
-        from chdb.session import Session
+        try:
+            from chdb.session import Session
+        except ModuleNotFoundError as e:  # the image goes without
+            raise SinkError(
+                f"chdb {self.path}: ClickHouse's engine is not installed here: pip install 'chdb>=4.4', or give the "
+                "URL of a server, http://user:password@host:8123?database=d"
+            ) from e
 
         self.session = Session(str(self.path))  # type: ignore[no-untyped-call]
 
