@@ -179,7 +179,7 @@ class Recovery:
                 return
             changes = {m.key() or b"": m.value() for m in messages}  # the last change of a key wins
             logs[tp].apply(tp.partition, changes.items(), StorePosition(topic_ids[tp.topic], position, 0))
-            metrics.RESTORED_RECORDS.labels(metrics.stream_label(tp.topic)).inc(len(messages))
+            metrics.RESTORED_RECORDS.labels(logs[tp].table_name).inc(len(messages))
 
     def _stale(self, tp: TP, at: StorePosition, first: int, end: int, topic_id: str) -> str:
         """Why the store on disk may not be continued, or nothing (hole k)."""
