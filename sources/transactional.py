@@ -87,7 +87,7 @@ class TransactionalSource:
 
         while True:
             try:
-                self._client.producer.produce(self.topic, value, key, headers=headers, on_delivery=delivered)
+                self._client.producer.produce(topic or self.topic, value, key, headers=headers, on_delivery=delivered)
             except BufferError:
                 self._client.producer.poll(0.1)
             except ck.KafkaException as exc:
