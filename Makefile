@@ -1,7 +1,7 @@
 # `make` lists what there is. Everything runs in .venv, made from requirements.lock.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint kafka kafka-stop lock proto fixtures bench chaos faults clean preflight
+.PHONY: help demo test lint kafka kafka-stop lock proto fixtures bench chaos faults helm operator-test clean preflight
 
 BIN := .venv/bin
 # By content, so that neither a fresh checkout nor `touch` installs anything anew.
@@ -12,7 +12,7 @@ KAFKA_PORT ?= 9092
 KAFKA_DIR := var/kafka-$(KAFKA_PORT)
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED)  ## A real Redis dump through Kafka into Parquet and ClickHouse, from nothing
 	$(BIN)/millstream demo
@@ -32,12 +32,14 @@ kafka: $(INSTALLED)  ## Leave a development broker running (KAFKA_PORT=9092)
 kafka-stop: $(INSTALLED)  ## Stop it
 	@$(BIN)/python -m millstream.broker stop --data-dir $(KAFKA_DIR)
 
-lock: $(INSTALLED)  ## Resolve requirements.lock anew from pyproject.toml, the image's and the benchmark's
+lock: $(INSTALLED)  ## Resolve requirements.lock anew from pyproject.toml, the images' and the benchmark's
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile --generate-hashes --no-emit-index-url --no-annotate --no-header --all-extras \
 		pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		-c requirements.lock pyproject.toml -o deploy/image/requirements.lock
+	echo 'kopf lightkube' | tr ' ' '\n' | $(BIN)/uv pip compile --generate-hashes --no-emit-index-url \
+		--no-annotate --no-header -c requirements.lock - -o deploy/operator/requirements.lock
 	grep -oE '^(setuptools)==[^ ]+' requirements.lock | $(BIN)/uv pip compile --generate-hashes --no-emit-index-url \
 		--no-annotate --no-header - -o deploy/image/build.lock
 	{ cat bench/requirements.in; grep -oE '^(msgspec|numpy|pyarrow)==[^ ]+' requirements.lock; } | \
@@ -61,6 +63,15 @@ faults: $(INSTALLED)  ## Attack what workers stand on, brokers, networks, sinks,
 
 model: $(INSTALLED)  ## The protocol simulated under every order of events, for STEPS=100000 steps (SEED=n; docs/proof.md)
 	STEPS=$(STEPS) SEED=$(SEED) $(BIN)/python -W error -m tests.model.run
+
+helm: $(INSTALLED)  ## Lint the Helm chart, render deploy/manifests, check both against the schemas of Kubernetes (takes Go, or helm)
+	$(BIN)/python -m tests.kube.tools helm kubeconform schemas
+	$(BIN)/python -m tests.kube.render
+	$(BIN)/pytest -m kubernetes tests/kube/test_helm.py
+
+operator-test: $(INSTALLED)  ## The operator against a real API server, built from source (takes Go, etcd, kubectl; 20 minutes at first)
+	$(BIN)/python -m tests.kube.tools cluster
+	$(BIN)/pytest -m kubernetes tests/kube/test_operator.py
 
 clean:  ## Remove what was made here, the development broker's data included; .venv stays
 	@if [ -x $(BIN)/python ]; then for d in var/kafka-*; do \

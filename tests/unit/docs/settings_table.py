@@ -1,6 +1,7 @@
 """The tables of docs/configuration.md, made from the settings class.
 
-`python -m tests.unit.docs.settings_table` writes them anew between the marks.
+`python -m tests.unit.docs.settings_table` writes them anew between the marks, and the settings that the Helm chart
+takes into its values.schema.json.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pydantic import ByteSize, SecretStr
 from pydantic.fields import FieldInfo
 
 from millstream.settings import MIB, PREFIX, Settings
+from tests.unit.kube import chart
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "configuration.md"
 BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
@@ -107,3 +109,4 @@ if __name__ == "__main__":
     text = DOCUMENT.read_text("utf-8")
     head, _, rest = text.partition(BEGIN)
     DOCUMENT.write_text(f"{head}{BEGIN}\n\n{table()}\n{END}{rest.partition(END)[2]}", "utf-8")
+    chart.write()
