@@ -45,6 +45,9 @@ lock: $(INSTALLED)  ## Resolve requirements.lock anew from pyproject.toml, the i
 	{ cat bench/requirements.in; grep -oE '^(msgspec|numpy|pyarrow)==[^ ]+' requirements.lock; } | \
 		$(BIN)/uv pip compile --generate-hashes --no-emit-index-url --no-annotate --no-header - -o bench/requirements.txt
 
+dashboards: $(INSTALLED)  ## Generate deploy/grafana/dashboards from the metric declarations
+	$(BIN)/python -m tools.dashboards
+
 proto: $(INSTALLED)  ## Generate code from schemas/events/*.proto, and put what was added on record
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. schemas/events/video.proto
 	$(BIN)/python -m tests.unit.events.contract

@@ -71,7 +71,7 @@ def counters_without_rate(text: str) -> list[str]:
 def labels_of(text: str) -> set[str]:
     """Labels that the answer may have."""
     top = promql.parse(text)
-    if isinstance(top, promql.AggregateExpr):
+    if isinstance(top, promql.AggregateExpr) and not text.startswith("topk"):  # which keeps all of them
         return set(top.modifier.labels) if top.modifier is not None else set()
     inner = [n for n in _nodes(text) if isinstance(n, promql.AggregateExpr) and n.modifier is not None]
     if inner:

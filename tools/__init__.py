@@ -1,0 +1,1 @@
+"""What is used on the repository itself, not by the program."""
