@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pyarrow as pa
 
 TYPES = ("string", "list", "set", "zset", "hash", "stream", "module")
@@ -9,6 +11,13 @@ ENCODINGS = (
     "raw", "int", "lzf", "list", "zip_list", "quick_list", "quick_list2", "int_set", "list_pack", "skip_list",
     "zip_map", "metadata", "list_pack_ex", "list_packs", "list_packs2", "list_packs3", "module",
 )  # fmt: skip
+
+
+@cache
+def words(column: str) -> pa.StringArray:
+    """The dictionary of `type` or `encoding`. Not made on import: with its first array pyarrow imports pandas."""
+    return pa.array({"type": TYPES, "encoding": ENCODINGS}[column], pa.utf8())
+
 
 _WORD = pa.dictionary(pa.int8(), pa.utf8())
 

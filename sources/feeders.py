@@ -19,6 +19,7 @@ import msgspec
 from millstream.errors import MillstreamError
 from millstream.logs import configure, error_chain
 from millstream.settings import get_settings
+from millstream.start import without_pandas
 from sources.feed import FeedJob, FeedResult, feed_file
 
 LINE_BYTES = 1 << 20
@@ -116,6 +117,7 @@ async def _lines(stdout: asyncio.StreamReader, job: FeedJob) -> AsyncIterator[_L
 
 def main() -> int:
     """The child."""
+    without_pandas()
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=FeedJob)
     last = 0.0
 

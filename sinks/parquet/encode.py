@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from millstream.errors import SinkError
 from schemas.batch import Batch
-from schemas.records import ENCODINGS, PARQUET, TYPES, WIRE
+from schemas.records import PARQUET, WIRE, words
 
-_WORDS = {"type": pa.array(TYPES), "encoding": pa.array(ENCODINGS)}
+_WORDS = ("type", "encoding")
 
 PART = pa.schema([f.with_type(pa.int8()) if f.name in _WORDS else f for f in WIRE])
 """Columns of a part: the wire's, with words as plain indexes into TYPES and ENCODINGS (add words at the end only).
@@ -80,8 +80,8 @@ def record_to_columns(records: pa.Table, batch: Batch, instance: str) -> pa.Tabl
         "instance": _constant(instance, rows),
         "expire_at": _view(records["expire_at_ms"], PARQUET.field("expire_at").type),
     }
-    for name, words in _WORDS.items():
-        chunks = [pa.DictionaryArray.from_arrays(c, words) for c in records[name].chunks]
+    for name in _WORDS:
+        chunks = [pa.DictionaryArray.from_arrays(c, words(name)) for c in records[name].chunks]
         columns[name] = pa.chunked_array(chunks, type=_CONSTANT)
     return pa.table([columns[n] if n in columns else records[n] for n in WRITER.names], schema=WRITER)
 
@@ -119,15 +119,15 @@ def _view(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 
 def _indexes(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Indexes into our words, whatever dictionaries the feeder sent."""
-    words = _WORDS[name]
+    dictionary = words(name)
     chunks = []
     for chunk in column.chunks:
-        if pa.types.is_dictionary(chunk.type) and chunk.dictionary.equals(words):
+        if pa.types.is_dictionary(chunk.type) and chunk.dictionary.equals(dictionary):
             chunks.append(chunk.indices)
             continue
-        found = pc.index_in(chunk.cast(pa.utf8()), words)
+        found = pc.index_in(chunk.cast(pa.utf8()), dictionary)
         if found.null_count:
             unknown = chunk.filter(found.is_null())[0].as_py()
-            raise SinkError(f"dump records: {name} {unknown!r} is not one of {', '.join(words.to_pylist())}")
+            raise SinkError(f"dump records: {name} {unknown!r} is not one of {', '.join(dictionary.to_pylist())}")
         chunks.append(found.cast(pa.int8()))
     return pa.chunked_array(chunks, type=pa.int8())

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from schemas.records import ENCODINGS, TYPES, WIRE
+from schemas.records import ENCODINGS, WIRE, words
 from sources.rdb.blobs import LISTPACK, ZIPLIST, walk
 from sources.rdb.scan import PACKED, PAIRED, Segment
 from sources.rdb.values import REDIS_VALUES, STRING_ENCODINGS
@@ -34,8 +34,6 @@ _IS_PAIRED = _table(dict.fromkeys(PAIRED, 1))
 _STRING_ENCODING = _table(STRING_ENCODINGS, ENCODINGS.index("raw"))
 _KEY_SIZE = np.array([*range(64), *[0] * 128, 1, 2, 4, *[0] * 61], np.int64)  # as stored, after the first byte
 _VALUE_SIZE = _KEY_SIZE
-
-_TYPES, _ENCODINGS = pa.array(TYPES, pa.utf8()), pa.array(ENCODINGS, pa.utf8())
 
 
 class BadRowError(ValueError):
@@ -69,10 +67,10 @@ def to_batch(
     columns = [
         pa.array(np.full(rows, segment.db, np.int64)),
         keys,
-        pa.DictionaryArray.from_arrays(pa.array(types), _TYPES),
+        pa.DictionaryArray.from_arrays(pa.array(types), words("type")),
         pa.array(counts),
         pa.array(sizes),
-        pa.DictionaryArray.from_arrays(pa.array(encodings), _ENCODINGS),
+        pa.DictionaryArray.from_arrays(pa.array(encodings), words("encoding")),
         _sparse(segment, "expire_at_ms", segment.expire_rows, expiries),
         _sparse(segment, "idle_seconds", segment.idle_rows, segment.idle_seconds),
         _sparse(segment, "freq", segment.freq_rows, segment.freqs),

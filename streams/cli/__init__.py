@@ -6,6 +6,7 @@ import click
 
 from millstream.logs import configure
 from millstream.settings import get_settings
+from millstream.start import without_pandas
 from streams.cli.batches import batches
 from streams.cli.demo import demo
 from streams.cli.dlq import dlq
@@ -54,4 +55,5 @@ def register(group: click.Group) -> None:
 
 def main() -> None:
     """Entry point. Exit code 0: done, 1: failed, 2: wrong usage."""
+    without_pandas()
     cli(prog_name="millstream")
