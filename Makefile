@@ -48,6 +48,9 @@ lock: $(INSTALLED)  ## Resolve requirements.lock anew from pyproject.toml, the i
 dashboards: $(INSTALLED)  ## Generate deploy/grafana/dashboards from the metric declarations
 	$(BIN)/python -m tools.dashboards
 
+dashboards-check: $(INSTALLED)  ## Check them against Grafana's own types (npm, tsc --strict)
+	$(BIN)/python -m tools.dashboards.schema var/dashboards
+
 proto: $(INSTALLED)  ## Generate code from schemas/events/*.proto, and put what was added on record
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. schemas/events/video.proto
 	$(BIN)/python -m tests.unit.events.contract

@@ -118,7 +118,7 @@ def _link(title: str, uid: str) -> JSON:
 
 def _datasource() -> JSON:
     return {
-        "current": {},
+        "current": {"text": "default", "value": "default"},
         "hide": 0,
         "includeAll": False,
         "label": "Prometheus",
@@ -139,7 +139,6 @@ def _variable(v: Variable) -> JSON:
         "allValue": ".*",
         "current": {"text": "All", "value": "$__all"},
         "datasource": DATASOURCE,
-        "definition": query,
         "hide": 0,
         "includeAll": True,
         "label": v.label,
@@ -254,13 +253,14 @@ def _options(p: Panel) -> JSON:
             "graphMode": "area",
             "justifyMode": "auto",
             "orientation": "auto",
+            "percentChangeColorMode": "standard",
             "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
             "showPercentChange": False,
             "textMode": "auto",
             "wideLayout": True,
         }
     if p.kind == "table":
-        return {"cellHeight": "sm", "showHeader": True}
+        return {"cellHeight": "sm", "frameIndex": 0, "showHeader": True}
     return {
         "legend": {"calcs": ["lastNotNull", "max"], "displayMode": "table", "placement": "bottom", "showLegend": True},
         "tooltip": {"mode": "multi", "sort": "desc"},
