@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from typing import Any
 
 import aiokafka
+from aiokafka.client import ConnectionGroup
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 
@@ -17,6 +19,8 @@ from streams.engine.plan import Position
 
 FETCH_BATCHES = 2000
 """Record batches that one read may bring; the memory bound is the fetch size."""
+LEAVING_PATIENCE = 2.0
+"""Seconds for a rebalance that is under way while we stop."""
 
 
 class RebalanceListener(driver.ConsumerRebalanceListener):
@@ -74,6 +78,26 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             await super().on_start()
         except aiokafka.errors.KafkaError as exc:
             die(unreachable(self.app.settings, exc))
+
+    def close(self) -> None:
+        """Nothing. Faust calls it at a rebalance while the app stops, marks the consumer as closed and closes its parts
+        in another loop than theirs: neither was then ever done in order, and the worker hung (seed 636318587)."""
+
+    async def on_thread_stop(self) -> None:
+        """Leave the group. A rebalance that is under way may wait for members that died: we do not wait with it."""
+        stopping = asyncio.ensure_future(super().on_thread_stop())
+        while not (await asyncio.wait([stopping], timeout=LEAVING_PATIENCE))[0]:
+            self._hang_up()
+        await stopping
+
+    def _hang_up(self) -> None:
+        """The broker answers requests of a connection in turn: leaving would stand behind joining."""
+        if self._consumer is None:
+            return
+        coordinator = (self._consumer._coordinator.coordinator_id, ConnectionGroup.COORDINATION)
+        connection = self._consumer._client._conns.get(coordinator)
+        if connection is not None:
+            connection.close()
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Subscribe to every topic that an agent reads, those to come included."""
