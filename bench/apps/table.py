@@ -15,7 +15,6 @@ BY_COLUMN = os.environ.get("BENCH_TABLE") == "columns"
 app = timed_app()
 topic = app.chunk_topic(os.environ["BENCH_TOPIC"], schema=pa.schema([("user", pa.string()), ("amount", pa.int64())]))
 counts = app.Table("counts", default=int, partitions=4)
-changed = app.topic(OUT or "unused", key_type=str, value_type=int, value_serializer="json", key_serializer="raw")
 
 
 @app.agent(topic)
@@ -34,5 +33,4 @@ async def count(chunks: Any) -> None:
         if OUT:
             distinct = users.unique()
             values = await counts.get_many(distinct)
-            for user, value in zip(distinct.to_pylist(), values, strict=True):
-                await changed.send(key=user.encode(), value=value)
+            await chunk.send_columns(OUT, distinct, pa.array(values).cast(pa.string()))

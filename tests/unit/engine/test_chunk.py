@@ -55,6 +55,25 @@ def test_an_agent_can_reject_a_record_of_its_chunk_and_no_other() -> None:
         made.reject(13, "")
 
 
+async def test_columns_are_sent_as_a_record_per_row() -> None:
+    made = chunk()
+    keys = pa.chunked_array([["a", None], ["c"]])
+    await made.send_columns("out", keys, pa.array([b"1", b"\xff", None]))
+    assert made.outputs == [Output("out", b"a", b"1"), Output("out", None, b"\xff"), Output("out", b"c", None)]
+
+
+async def test_columns_that_are_no_bytes_or_do_not_fit_are_refused() -> None:
+    made = chunk()
+    with pytest.raises(ValueError, match="'out': 1 keys, 2 values"):
+        await made.send_columns("out", pa.array(["a"]), pa.array(["1", "2"]))
+    with pytest.raises(ValueError, match="'out': a column of int64"):
+        await made.send_columns("out", pa.array(["a"]), pa.array([1]))
+    assert made.outputs == []
+    made.abandon()
+    with pytest.raises(OutsideChunkError):
+        await made.send_columns("out", pa.array(["a"]), pa.array(["1"]))
+
+
 def test_a_sink_gets_the_rows_under_the_identity_of_the_chunk() -> None:
     made = chunk(replayed=True)
     for_sink = made.for_sink()
