@@ -69,7 +69,7 @@ def _named_statements(text: str) -> dict[str, str]:
 
 
 # Read at import: later on it would block the event loop.
-_STATEMENTS = _named_statements(_read("statements.sql"))
+_STATEMENTS = _named_statements(_read("statements.sql") + "\n" + _read("report.sql"))
 _DDL = {
     RAW: _read("01_redis_records_raw.sql"),
     COMPLETED: _read("02_import_batches_completed.sql"),

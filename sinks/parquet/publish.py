@@ -222,9 +222,15 @@ def _is_of(footer: dict[str, Any], run: Run, where: InstanceRange) -> bool:
 def _footer(path: Path) -> dict[str, Any] | None:
     """What a merged file says of itself; None if there is none. Raises IdentityMismatchError if it is not ours."""
     try:
-        footer: dict[str, Any] = json.loads(pq.read_metadata(path).metadata[RUN_KEY.encode()])
+        return read_footer(path)
     except FileNotFoundError:
         return None
+
+
+def read_footer(path: Path) -> dict[str, Any]:
+    """What a merged file says of itself. Raises FileNotFoundError, IdentityMismatchError if it is not ours."""
+    try:
+        footer: dict[str, Any] = json.loads(pq.read_metadata(path).metadata[RUN_KEY.encode()])
     except (pa.ArrowInvalid, ValueError, KeyError, TypeError) as e:
         raise IdentityMismatchError(f"{path} is damaged or no file of ours: {e!r}. Move it away") from e
     return footer

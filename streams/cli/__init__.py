@@ -16,6 +16,7 @@ from streams.cli.etl import etl
 from streams.cli.migrate import migrate
 from streams.cli.misc import misc
 from streams.cli.outbox import outbox
+from streams.cli.report import report
 from streams.cli.reset import reset
 
 
@@ -42,7 +43,7 @@ def cli(ctx: click.Context, verbose: bool) -> None:
     configure(get_settings().model_copy(update={"log_level": "info" if verbose else "error"}))
 
 
-for _command in (dump, batches, dlq, misc, demo, reset, migrate, outbox, etl):
+for _command in (dump, batches, dlq, misc, demo, reset, migrate, outbox, etl, report):
     cli.add_command(_command)
 
 
