@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from millstream.errors import PostgresError
 
+_NULL, _BINARY = b"nb"
 Row = dict[str, bytes | None]
 """Column -> value in the binary format of its type; None: NULL."""
 
@@ -88,20 +89,19 @@ def _row(data: bytes, at: int, columns: list[str]) -> Row:
     (count,) = struct.unpack_from("!h", data, at)
     if count != len(columns):
         raise ValueError(f"a row of {count} columns for a table of {len(columns)}")
-    at, row = at + 2, Row()
+    at, row, end = at + 2, Row(), len(data)
     for name in columns:
-        kind, at = data[at : at + 1], at + 1
-        if kind == b"n":
+        kind, at = data[at], at + 1
+        if kind == _NULL:
             row[name] = None
             continue
-        if kind != b"b":
-            raise ValueError(f"column {name!r} is of kind {kind!r}, not binary")
-        (length,) = struct.unpack_from("!i", data, at)
-        at += 4
-        value = data[at : at + length]
-        if len(value) != length:
+        if kind != _BINARY:
+            raise ValueError(f"column {name!r} is of kind {bytes((kind,))!r}, not binary")
+        start = at + 4
+        at = start + int.from_bytes(data[at:start], "big")
+        if at > end:
             raise ValueError(f"column {name!r} is cut off")
-        row[name], at = value, at + length
+        row[name] = data[start:at]
     if at != len(data):
         raise ValueError(f"{len(data) - at} bytes behind a row")
     return row

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from millstream import metrics
-from millstream.errors import PostgresUnavailableError
+from millstream.errors import BrokerError, PostgresUnavailableError
 from millstream.failpoints import declare, failpoint
 from millstream.logs import get_logger
 from millstream.postgres import Connection, connect, naming
@@ -78,7 +78,7 @@ class PollingRelay:
 
     async def run(self) -> None:
         """Until `stop`. Waits out Postgres and Kafka. Raises BrokerError, PostgresError, ConfigError at the start."""
-        await asyncio.to_thread(self._publisher.prepare)
+        await self._prepare()
         while not self._stopping:
             try:
                 await self._connected()
@@ -86,6 +86,19 @@ class PollingRelay:
                 log.warning("outbox_postgres_away", description=f"{e}. Nothing is lost; the relay tries again")
                 await self._pause(None)
         self._publisher.close()
+
+    async def _prepare(self) -> None:
+        while not self._stopping:
+            try:
+                await asyncio.to_thread(self._publisher.prepare)
+            except BrokerError as e:
+                if not self._leftovers:
+                    raise
+                log.warning("outbox_kafka_away", description=f"{e}. Nothing is lost; the relay tries again")
+                self._wake.clear()
+                await self._pause(None)
+            else:
+                return
 
     async def drain(self) -> int:
         """Publish until nothing can be claimed now; how many events. Raises PostgresError, BrokerError."""

@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
 
 import msgspec
 
@@ -44,10 +43,9 @@ TABLE = "catalog.outbox_events"
 READ_SECONDS = 1.0
 LINGER_SECONDS = 0.005
 STATUS_SECONDS = 10.0
-"""Between two words to the server, whose wal_sender_timeout is 60 s."""
+"""Between two questions how far the server is."""
 STANDBY_SECONDS = 5.0
 """Between two looks whether the slot is free."""
-T = TypeVar("T")
 
 log = get_logger(__name__)
 
@@ -141,12 +139,10 @@ class ReplicationRelay:
         await asyncio.to_thread(self._publisher.prepare)
         horizon = await connection.fetchrow(SQL["horizon"])
         assert horizon is not None
-        async with open_stream(self._url, s.outbox_slot, s.outbox_publication) as stream:
+        async with open_stream(self._url, s.outbox_slot, s.outbox_publication, s.outbox_lease) as stream:
             # The slot is ours: only now whoever had it before is fenced, and its open transaction decided.
             topic = next(iter(self._publisher.topics.values()))
-            source = await _keeping_alive(
-                stream, lambda: TransactionalSource(s, self._name, topic, int(s.max_message_bytes))
-            )
+            source = await asyncio.to_thread(TransactionalSource, s, self._name, topic, int(s.max_message_bytes))
             self._position = _continue(await asyncio.to_thread(source.position), stream.server)
             log.info("outbox_replication_started", slot=s.outbox_slot, lsn=_lsn(self._position.lsn))
             await _Pump(self, connection, stream, source, horizon["seq"], horizon["lsn"]).run()
@@ -238,13 +234,15 @@ class _Pump:
         if not batch:
             return
         relay, began = self._relay, time.monotonic()
-        again = [e for e in batch if relay._position.covers(e.commit_lsn, e.number)]
-        events, messages = await self._sift(batch, [e for e in batch if e not in again] if again else batch)
+        again, fresh = list[Event](), list[Event]()
+        for event in batch:
+            (again if relay._position.covers(event.commit_lsn, event.number) else fresh).append(event)
+        events, messages = await self._sift(batch, fresh)
         failpoint(RECEIVED)
         if messages:
             done = max(self._done_lsn, relay._position.lsn)
             position = Position(self._stream.server, done, self._commit_lsn, self._number)
-            await _keeping_alive(self._stream, lambda: self._send(messages, position))
+            await asyncio.to_thread(self._send, messages, position)
             relay._position = position
             relay._sent += len(messages)
         failpoint(COMMITTED)
@@ -322,14 +320,6 @@ class _Pump:
                 wal_status=slot["wal_status"],
                 description="more than half of max_slot_wal_keep_size is used: past it the slot is lost",
             )
-
-
-async def _keeping_alive(stream: WalStream, call: Callable[[], T]) -> T:
-    """Run it in a thread; the server hears from us meanwhile."""
-    running = asyncio.ensure_future(asyncio.to_thread(call))
-    while not (await asyncio.wait([running], timeout=STATUS_SECONDS))[0]:
-        stream.confirm(0)
-    return running.result()
 
 
 def _continue(text: str | None, server: Server) -> Position:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
-from uuid import UUID
+
+from asyncpg.pgproto.pgproto import UUID  # what a query gives, too; made of bytes ten times as fast as that of uuid
 
 from sources.outbox.pgoutput import Row
 
@@ -40,10 +41,10 @@ def values_of(row: Row) -> dict[str, Any]:
         assert value is not None, name
         return value
 
-    aggregate_id = UUID(bytes=get("aggregate_id"))
+    aggregate_id = UUID(get("aggregate_id"))
     return {
         "seq": int.from_bytes(get("seq"), "big"),
-        "event_id": UUID(bytes=get("event_id")),
+        "event_id": UUID(get("event_id")),
         "aggregate_type": get("aggregate_type").decode(),
         "aggregate_id": aggregate_id,
         "key": str(aggregate_id),

@@ -22,6 +22,8 @@ from sources.outbox.pgoutput import Begin, Commit, Decoder, Insert
 
 READ_BYTES = 8 << 20
 """Of one read, about."""
+BEATS = 4
+"""Words to the server within the time that it lets us be silent."""
 CONNECT_SECONDS = 10
 _EPOCH = 946_684_800
 """2000-01-01, from which Postgres counts."""
@@ -97,6 +99,12 @@ class WalStream:
         """Say that we are here, and ask how far the server is: `idle_lsn`. Raises PostgresUnavailableError."""
         self._tell(ask=True)
 
+    async def beat(self, every: float) -> None:
+        """Tell the server that we are here, whatever else we do meanwhile. Until the stream ends."""
+        while True:
+            await asyncio.sleep(every)
+            self._tell()
+
     def _tell(self, *, ask: bool = False) -> None:
         now = int((time.time() - _EPOCH) * 1e6)
         with _naming("confirm the position", self._url):
@@ -134,25 +142,35 @@ def _ending(pg: psycopg.pq.abc.PGconn) -> str:
 
 
 @asynccontextmanager
-async def open_stream(url: str, slot: str, publication: str) -> AsyncIterator[WalStream]:
-    """Stream from where the slot was confirmed. Raises SlotBusyError, PostgresUnavailableError, PostgresError."""
+async def open_stream(url: str, slot: str, publication: str, silence: float) -> AsyncIterator[WalStream]:
+    """Stream from where the slot was confirmed. Raises SlotBusyError, PostgresUnavailableError, PostgresError.
+
+    After `silence` seconds without a word from us the server gives the slot to whoever asks: we were paused, or our
+    host is gone. That time is ours, whatever the server's `wal_sender_timeout` says (0 there: it would never do so).
+    """
     with _naming(f"read from replication slot {slot!r}", url):
         connection = await psycopg.AsyncConnection.connect(
             url, autocommit=True, replication="database", application_name="millstream-outbox",
             connect_timeout=CONNECT_SECONDS,
         )  # fmt: skip
     stream = WalStream(connection, url)
+    beating: asyncio.Task[None] | None = None
     try:
         with _naming(f"read from replication slot {slot!r}", url):
             row = await (await connection.execute("IDENTIFY_SYSTEM")).fetchone()
             assert row is not None
             stream.server = Server(str(row[0]), int(str(row[1])))
+            await connection.execute(sql.SQL("SET wal_sender_timeout = {}").format(sql.Literal(int(silence * 1000))))
             await connection.execute(
                 sql.SQL(
                     "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {}, binary 'true')"
                 ).format(sql.Identifier(slot), sql.Literal(publication))
             )
         connection.pgconn.nonblocking = 1
+        beating = asyncio.create_task(stream.beat(silence / BEATS))
         yield stream
     finally:
+        if beating is not None:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)  # what broke it, `read` says too
         connection.pgconn.finish()  # at once: an orderly close would first read all that the server has to say

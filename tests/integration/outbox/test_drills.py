@@ -7,6 +7,7 @@ versions is in order, and only the polling relay may repeat an event (RO-72 to R
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from uuid import UUID
 
 import pytest
 
+from millstream.broker import EmbeddedBroker
 from millstream.errors import ConfigError
 from millstream.postgres import Connection, EmbeddedPostgres, connect
 from sources.outbox import ReplicationRelay
@@ -178,10 +180,10 @@ async def test_a_relay_that_was_paused_past_its_lease_does_no_harm(drill: Drill,
 
 @pytest.fixture(scope="module")
 def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """A server that may be stopped, with short timeouts."""
+    """A server that may be stopped, and would leave a slot to a relay that is silent for ever."""
     directory = tmp_path_factory.mktemp("pg")
     with EmbeddedPostgres(
-        directory, fsync="off", wal_sender_timeout="3s", max_slot_wal_keep_size="32MB", min_wal_size="32MB"
+        directory, fsync="off", wal_sender_timeout="0", max_slot_wal_keep_size="32MB", min_wal_size="32MB"
     ) as server:
         yield server
 
@@ -195,6 +197,25 @@ def own_drill(
     with made:
         yield made
     asyncio.run(_drop_slot(made))
+
+
+async def test_a_replication_relay_that_was_paused_in_its_transaction_is_fenced(own_drill: Drill) -> None:
+    """After the lease its slot is free, the successor fences its producer: its records are never seen (RO-73)."""
+    drill = own_drill
+    async with connect(drill.url) as db:
+        paused = drill.relay("replication", "a", "outbox.wal.produced=stop1")
+        await asyncio.to_thread(paused.wait_log, "outbox_replication_started")
+        await drill.write(db)
+        await asyncio.to_thread(paused.wait_stopped)
+        other = drill.relay("replication", "b")
+        await drill.finished(db)
+        paused.signal(signal.SIGCONT)
+        await asyncio.to_thread(paused.wait_log, "_away")
+        await drill.write(db)
+        assert len(await drill.finished(db)) == drill.written
+        for worker in (paused, other):
+            worker.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(worker.wait) == 0
 
 
 @pytest.mark.parametrize("via", ["polling", "replication"])
@@ -239,3 +260,37 @@ async def test_a_slot_whose_wal_was_removed_is_told_and_loses_nothing(
         drill.relay("replication")
         await drill.write(db)
         assert len(await drill.finished(db)) == drill.written
+
+
+@pytest.fixture(scope="module")
+def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+    """A broker that may be paused."""
+    with EmbeddedBroker(tmp_path_factory.mktemp("own-kafka")) as broker:
+        yield broker
+
+
+@pytest.mark.parametrize("via", ["polling", "replication"])
+async def test_while_kafka_acknowledges_nothing_events_wait_and_none_is_lost(
+    own_kafka: EmbeddedBroker, postgres: str, db: Connection, tmp_path: Path, unique: Unique, via: str
+) -> None:
+    """RO-73, RO-90: the outcome is unknown, so it is a retry. An outage parks nothing."""
+    drill = Drill(own_kafka.bootstrap_servers, unique("events"), postgres, tmp_path / "fleet", unique("drill"))
+    with drill:
+        relay = drill.relay(via, TRANSACTION_TIMEOUT=3, OUTBOX_MAX_ATTEMPTS=1)
+        await drill.write(db)
+        await drill.finished(db)
+        assert own_kafka.pid
+        os.kill(own_kafka.pid, signal.SIGSTOP)
+        try:
+            await drill.write(db)
+            waited_for = "outbox_publish_failed" if via == "polling" else "outbox_kafka_away"
+            await asyncio.to_thread(relay.wait_log, waited_for)
+            await drill.write(db)
+        finally:
+            os.kill(own_kafka.pid, signal.SIGCONT)
+        found = await drill.finished(db)
+        assert len({r.event_id for r in found}) == drill.written
+        if via == "replication":
+            assert len(found) == drill.written
+        assert await db.fetchval("SELECT count(*) FROM catalog.outbox_events WHERE parked_at IS NOT NULL") == 0
+    await _drop_slot(drill)

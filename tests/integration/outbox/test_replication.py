@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from millstream.errors import ConfigError
 from millstream.postgres import Connection, connect
 from millstream.settings import Settings
-from sources.outbox import ReplicationRelay
+from sources.outbox import ReplicationRelay, replication
 from sources.outbox.slot import slot_stats
+from sources.transactional import TransactionalSource
 from tests.conftest import MakeTopic, Unique
 from tests.integration.outbox.world import (
     AGGREGATES,
@@ -209,6 +212,38 @@ async def test_of_two_relays_one_waits_until_the_other_ends(db: Connection, post
     found = await read_async(settings.bootstrap_servers or "", topic_of(settings))
     assert len(found) == 12
     assert_in_order(found)
+
+
+async def test_a_takeover_that_lasts_longer_than_the_server_waits_succeeds_at_once(
+    db: Connection, postgres: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine the relay was silent while it fenced its predecessor; the server hung up, and so for ever."""
+    started = []
+
+    class Slow(TransactionalSource):
+        def __init__(self, *arguments: Any) -> None:
+            started.append(arguments)
+            time.sleep(1.5 * slow.outbox_lease)
+            super().__init__(*arguments)
+
+    slow = settings.model_copy(update={"outbox_lease": 2.0})
+    monkeypatch.setattr(replication, "TransactionalSource", Slow)
+    async with running(slow, postgres):
+        await insert_many(db, 3, 4)
+        await all_published(db)
+    assert len(started) == 1
+
+
+async def test_each_type_goes_to_its_topic(
+    db: Connection, postgres: str, settings: Settings, make_topic: MakeTopic
+) -> None:
+    topics = {"video": topic_of(settings), "author": make_topic("authors", 2)}
+    async with running(settings.model_copy(update={"outbox_topics": topics}), postgres):
+        for aggregate, kind in enumerate((*topics, "nobody")):
+            await insert(db, aggregate, 1, kind.encode(), kind)
+        await all_published(db, 1)
+    for kind, topic in topics.items():
+        assert [r.value for r in await read_async(settings.bootstrap_servers or "", topic)] == [kind.encode()]
 
 
 async def test_what_is_missing_is_told_with_the_sql(
