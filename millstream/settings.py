@@ -173,7 +173,7 @@ class Settings(BaseSettings):
     )
     outbox_batch_size: int = Field(500, ge=1, le=10_000, description="Events of one claim; 100 to 500 are sensible.")
     outbox_lease: types.Seconds = Field(
-        120.0, description="Seconds after which another relay may take over what one has claimed (T52)."
+        120.0, description="Seconds after which another relay may take over what a silent one holds: rows, slot (T52)."
     )
     outbox_publish_timeout: types.Seconds = Field(
         10.0, description="Seconds until a batch that Kafka has not acknowledged counts as failed, and is tried again."
@@ -199,6 +199,10 @@ class Settings(BaseSettings):
     )
 
     # --- Projection: what streams.projection and streams.videos do
+    projection_inbox_retention: types.Seconds | None = Field(
+        30 * 86_400.0,
+        description="Seconds until an applied event is forgotten (T19): above Kafka's retention. Unset: never.",
+    )
     projection_clickhouse: bool = Field(False, description="Keep video events in ClickHouse too, with the same view.")
     videos_wait_max: types.Seconds = Field(5.0, description="Seconds that a reader of a video may wait for a version.")
 

@@ -12,16 +12,25 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from mode import Service
 
 from millstream import metrics
+from millstream.errors import PostgresError
+from millstream.logs import get_logger
 from schemas.chunk import Receipt
 from schemas.events import AGGREGATE_TYPE, TOPIC
 from schemas.events.codec import EventCodec
 from sinks.clickhouse.config import ClickHouseConfig
 from sinks.factory import clickhouse_config, postgres_config
 from sinks.postgres import PostgresStream, VideoProjection
+from sinks.postgres.inbox import prune_alone
 from streams import app
 from streams.engine.sinking import Sinks
+
+PRUNE_SECONDS = 600.0
+"""Between two prunings of the inbox."""
+
+log = get_logger(__name__)
 
 
 def _history(config: ClickHouseConfig) -> Sinks:
@@ -53,6 +62,22 @@ async def project(chunks: Any) -> None:
             await history.write(chunk, good.select(COLUMNS))
         metrics.PROJECTION_GAPS.inc(advance(projection_versions, good))
         _count(receipts, good)
+
+
+@app.service
+class InboxPruning(Service):
+    """Forgets old events of the inbox now and then; of several workers one does."""
+
+    @Service.task
+    async def _prune(self) -> None:
+        url, retention = postgres_config(app.settings).url, app.settings.projection_inbox_retention
+        while retention is not None and not self.should_stop:
+            try:
+                if count := await prune_alone(url, retention):
+                    log.info("inbox_pruned", events=count, description="applied long ago; see docs/changefeeds.md")
+            except PostgresError as e:
+                log.warning("inbox_not_pruned", error=str(e), description="tried again later; nothing waits for it")
+            await self.sleep(PRUNE_SECONDS)
 
 
 def advance(versions: MutableMapping[str, int], good: pa.Table) -> int:

@@ -117,6 +117,7 @@ CREATE TABLE catalog.inbox_events (
     received_at  timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX inbox_events_version ON catalog.inbox_events (aggregate_id, version);
+CREATE INDEX inbox_events_received ON catalog.inbox_events (received_at);
 COMMENT ON TABLE catalog.inbox_events IS 'Events that were applied, each once';
 COMMENT ON COLUMN catalog.inbox_events.digest IS 'Equal for equal content: tells a redelivery from a conflict (T49)';
 
@@ -206,13 +207,22 @@ CREATE INDEX projection_errors_first_seen ON catalog.projection_errors (first_se
 CREATE INDEX projection_errors_aggregate ON catalog.projection_errors (aggregate_id);
 COMMENT ON TABLE catalog.projection_errors IS 'Business errors, recorded and acknowledged; the same one again is counted';
 
--- Versions below the highest one that no event has brought yet.
+-- Where pruning of the inbox has been.
+CREATE TABLE catalog.inbox_floors (
+    aggregate_id uuid   PRIMARY KEY,
+    version      bigint NOT NULL CHECK (version > 0)
+);
+COMMENT ON TABLE catalog.inbox_floors IS 'Highest version whose event was pruned from the inbox, of each aggregate';
+
+-- Versions above the pruned ones and below the highest one that no event has brought yet.
 CREATE VIEW catalog.video_gaps AS
-SELECT p.video_id, p.version, p.version - count(DISTINCT i.version) AS missing
-  FROM catalog.video_projection p LEFT JOIN catalog.inbox_events i ON i.aggregate_id = p.video_id
- GROUP BY p.video_id, p.version
-HAVING p.version > count(DISTINCT i.version);
-COMMENT ON VIEW catalog.video_gaps IS 'Videos with versions that have not come yet, and how many';
+SELECT p.video_id, p.version, p.version - coalesce(f.version, 0) - count(DISTINCT i.version) AS missing
+  FROM catalog.video_projection p
+  LEFT JOIN catalog.inbox_floors f ON f.aggregate_id = p.video_id
+  LEFT JOIN catalog.inbox_events i ON i.aggregate_id = p.video_id AND i.version > coalesce(f.version, 0)
+ GROUP BY p.video_id, p.version, f.version
+HAVING p.version - coalesce(f.version, 0) > count(DISTINCT i.version);
+COMMENT ON VIEW catalog.video_gaps IS 'Videos with versions above the pruned ones that have not come yet, and how many';
 
 -- Products, what changed of them, and how far the staging table was read (facts 2.4).
 CREATE SCHEMA IF NOT EXISTS shop;

@@ -64,3 +64,21 @@ SELECT video_id, version, created_version, deleted_version, events, fields
        events_applied = p.events_applied + EXCLUDED.events_applied,
        field_versions = catalog.merge_fields(p.field_versions, EXCLUDED.field_versions,
                                              greatest(p.deleted_version, EXCLUDED.deleted_version))
+
+-- name: prune
+-- A batch of old events, oldest first. $1 seconds, $2 rows. The floor goes up with them, so that they are no gap.
+WITH old AS MATERIALIZED (
+    DELETE FROM {schema}.inbox_events
+     WHERE event_id IN (SELECT event_id FROM {schema}.inbox_events
+                         WHERE received_at < now() - $1::float8 * interval '1 second'
+                         ORDER BY received_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+    RETURNING aggregate_id, version
+), floor AS (
+    INSERT INTO {schema}.inbox_floors AS f (aggregate_id, version)
+    SELECT aggregate_id, max(version) FROM old GROUP BY aggregate_id ORDER BY aggregate_id
+        ON CONFLICT (aggregate_id) DO UPDATE SET version = greatest(f.version, EXCLUDED.version)
+)
+SELECT count(*) FROM old
+
+-- name: alone
+SELECT pg_try_advisory_lock(hashtext('millstream.inbox'))
