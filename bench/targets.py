@@ -38,7 +38,7 @@ def wall(row: Row) -> float:
 def verdicts(rows: list[Row]) -> Iterator[Verdict]:
     """What can be judged from these results."""
     by = {(r.group, r.key): r for r in rows}
-    for judge in (_json, _alone, _cost, _table, _restore, _outbox, _latency, _memory, _growth):
+    for judge in (_json, _alone, _cost, _table, _restore, _outbox, _projection, _latency, _memory, _growth):
         yield from judge(by)
 
 
@@ -85,6 +85,13 @@ def _outbox(by: Rows) -> Iterator[Verdict]:
             kept = cpu(row) / cpu(loop) >= 10
             what = f"outbox, {name}: per CPU-second against a loop event by event"
             yield Verdict(what, "≥ 10 x", _times(row, loop, 10)[0], kept, "outbox")
+
+
+def _projection(by: Rows) -> Iterator[Verdict]:
+    ours, loop = by.get(("projection", "on")), by.get(("projection", "loop"))
+    if ours is not None and loop is not None:
+        what = "projection, exactly once: per CPU-second against a loop event by event"
+        yield Verdict(what, "≥ 10 x", _times(ours, loop, 10)[0], cpu(ours) / cpu(loop) >= 10, "projection")
 
 
 def _alone(by: Rows) -> Iterator[Verdict]:

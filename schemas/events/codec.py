@@ -82,7 +82,10 @@ class EventCodec:
 
 def changes_of(event: Event) -> bytes:
     """What the event sets in the projection, as JSON with sorted keys."""
-    micros = (event.occurred_at - EPOCH) // MICROSECOND
+    return _changes(event, (event.occurred_at - EPOCH) // MICROSECOND)
+
+
+def _changes(event: Event, micros: int) -> bytes:
     changes: dict[str, Any] = {"occurred_at": micros}
     if event.event_type != DELETED:
         changes |= event.payload
@@ -95,14 +98,15 @@ def changes_of(event: Event) -> bytes:
 
 
 def _row(event: Event) -> tuple[Any, ...]:
-    changes = changes_of(event)
+    micros = (event.occurred_at - EPOCH) // MICROSECOND
+    changes = _changes(event, micros)
     digest = _digest(event.event_type.encode(), event.aggregate_id.encode(), b"%d" % event.version, changes)
     return (
         event.event_id,
         event.event_type,
         event.aggregate_id,
         event.version,
-        event.occurred_at,
+        micros,
         changes.decode(),
         digest,
         *[None] * 5,
