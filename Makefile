@@ -1,7 +1,7 @@
 # `make` lists what there is. Everything runs in .venv, made from requirements.lock.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint kafka kafka-stop lock proto fixtures bench chaos faults helm operator-test clean preflight
+.PHONY: help demo demo-changefeed test lint kafka kafka-stop relay projection lock proto fixtures bench chaos faults helm operator-test clean preflight
 
 BIN := .venv/bin
 # By content, so that neither a fresh checkout nor `touch` installs anything anew.
@@ -12,10 +12,13 @@ KAFKA_PORT ?= 9092
 KAFKA_DIR := var/kafka-$(KAFKA_PORT)
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED)  ## A real Redis dump through Kafka into Parquet and ClickHouse, from nothing
 	$(BIN)/millstream demo
+
+demo-changefeed: $(INSTALLED)  ## Postgres outbox to a projection, staged products to a change feed, from nothing
+	$(BIN)/millstream demo-changefeed
 
 test: lint  ## Lint and all tests, against a real broker (a part of them: make test TESTS=tests/unit)
 	$(BIN)/pytest $(or $(TESTS),-n 3 --dist loadfile)
@@ -31,6 +34,14 @@ kafka: $(INSTALLED)  ## Leave a development broker running (KAFKA_PORT=9092)
 
 kafka-stop: $(INSTALLED)  ## Stop it
 	@$(BIN)/python -m millstream.broker stop --data-dir $(KAFKA_DIR)
+
+relay: $(INSTALLED)  ## Run the outbox relay on MILLSTREAM_POSTGRES_URL (docs/changefeeds.md)
+	$(BIN)/millstream migrate
+	$(BIN)/millstream outbox relay
+
+projection: $(INSTALLED)  ## Run a worker with the projection of videos and its web view, on the same
+	MILLSTREAM_STREAMS=streams.projection,streams.videos MILLSTREAM_APP_ID=$${MILLSTREAM_APP_ID:-catalog-reader} \
+		$(BIN)/faust -A streams worker
 
 lock: $(INSTALLED)  ## Resolve requirements.lock anew from pyproject.toml, the images' and the benchmark's
 	$(BIN)/pip install --quiet uv

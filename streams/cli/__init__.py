@@ -9,6 +9,7 @@ from millstream.settings import get_settings
 from millstream.start import without_pandas
 from streams.cli.batches import batches
 from streams.cli.demo import demo
+from streams.cli.demo_changefeed import demo_changefeed
 from streams.cli.dlq import dlq
 from streams.cli.dump import dump
 from streams.cli.errors import VERBOSE, Group
@@ -43,7 +44,7 @@ def cli(ctx: click.Context, verbose: bool) -> None:
     configure(get_settings().model_copy(update={"log_level": "info" if verbose else "error"}))
 
 
-for _command in (dump, batches, dlq, misc, demo, reset, migrate, outbox, etl, report):
+for _command in (dump, batches, dlq, misc, demo, demo_changefeed, reset, migrate, outbox, etl, report):
     cli.add_command(_command)
 
 

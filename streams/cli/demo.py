@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.table import Table
 
 from millstream.errors import ConfigError
 from schemas.batch import Batch
@@ -19,6 +18,7 @@ from sinks.clickhouse.config import ClickHouseConfig
 from sources.feed import FeedJob
 from streams.cli.dump import default_concurrency, now_ns
 from streams.cli.oneshot import OneShot
+from streams.cli.showing import next_steps, table
 from streams.ledger import rate
 
 CLUSTER = "demo"
@@ -74,31 +74,29 @@ def demo(directory: Path, keys: int) -> None:
     state = asyncio.run(shot.run())
     published = directory / "parquet" / cluster_dir(CLUSTER) / shot.batch.slug
     in_clickhouse = asyncio.run(_count(url, shot.batch))
-    table = Table(title=f"Rows per instance, read back ({state.rows:,} in all, {rate(state):,} records/s)")
-    for name in ("instance", "Parquet", "ClickHouse"):
-        table.add_column(name, justify="left" if name == "instance" else "right")
-    differ = []
-    for instance in files:
-        rows = pq.read_metadata(published / f"{instance_file(instance)}.parquet").num_rows
-        there = in_clickhouse.get(instance, 0)
-        if rows != there:
-            differ.append(instance)
-        table.add_row(instance, f"{rows:,}", f"{there:,}")
-    out.print(table)
+    rows = [
+        (
+            instance,
+            pq.read_metadata(published / f"{instance_file(instance)}.parquet").num_rows,
+            in_clickhouse.get(instance, 0),
+        )
+        for instance in files
+    ]
+    title = f"Rows per instance, read back ({state.rows:,} in all, {rate(state):,} records/s)"
+    out.print(table(title, ("instance", "Parquet", "ClickHouse"), rows))
     out.print(
         f"Parquet:    {published}\nClickHouse: {directory / 'clickhouse'} (embedded, database millstream)\n",
         soft_wrap=True,
     )
-    out.print("Try next:", style="bold")
-    for command in (
+    commands = (
         f'{sys.executable} -c "import pyarrow.parquet as pq; '
         f"print(pq.read_table('{published}').slice(0, 5).to_pylist())\"",
         f"millstream dump from-file --path {next(iter(files.values()))} --cluster mine --instance 10.0.0.1:6379 "
         f"into-parquet --dir {directory / 'mine'} --sort",
         "make kafka     # leave a broker running, then: faust -A streams worker; millstream batches",
-    ):
-        out.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
-    if differ:
+    )
+    next_steps(out, commands)
+    if differ := [name for name, a, b in rows if a != b]:
         raise ConfigError(f"Parquet and ClickHouse differ for {', '.join(differ)}: this is a bug, please report it")
 
 

@@ -37,9 +37,9 @@ class Private:
     """Of the worker and of feeders."""
     log_path: Path
 
-    def worker(self) -> WorkerProcess:
-        """A worker of the namespace; a context manager."""
-        return WorkerProcess(self.environment, self.log_path)
+    def worker(self, *, web: bool = False) -> WorkerProcess:
+        """A worker of the namespace, with its web views if asked for; a context manager."""
+        return WorkerProcess(self.environment, self.log_path, web=web)
 
     def clean_up(self, prefix: str = "", keep: tuple[str, ...] = ()) -> None:
         """Delete topics, groups and local state of the namespace, or of all that begin with `prefix`. Blocking.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import TextColumn
+
+from streams.cli.showing import bars
 
 
 class DumpProgress:
@@ -17,16 +18,10 @@ class DumpProgress:
         self._fed: dict[str, tuple[int, int]] = {}
         self._stored = self._done = 0
         self._began = 0.0
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
+        self._bar = bars(
             TextColumn("{task.fields[records]:,} records"),
             TextColumn("{task.fields[rate]:,}/s"),
             TextColumn("instances {task.fields[done]}"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
         )
         self._task = self._bar.add_task("dump", total=1.0, records=0, rate=0, done=f"0/{instances}")
 

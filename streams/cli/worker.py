@@ -23,8 +23,10 @@ class WorkerFailedError(MillstreamError):
 class WorkerProcess:
     """`faust -A streams worker` with its output in a log file."""
 
-    def __init__(self, environment: Mapping[str, str], log_path: Path) -> None:
+    def __init__(self, environment: Mapping[str, str], log_path: Path, *, web: bool = False) -> None:
+        """`web`: with its web views, at the address that the environment says."""
         self._environment, self.log_path = dict(environment), log_path
+        self._options = [] if web else ["--without-web"]
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
@@ -35,7 +37,7 @@ class WorkerProcess:
                 "-m",
                 "streams.cli.child",
                 "worker",
-                "--without-web",
+                *self._options,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
