@@ -53,12 +53,12 @@ class Cli:
         return [json.loads(line) for line in self.ok("batches", "list", "--json").splitlines()]
 
     @contextmanager
-    def worker(self, slot: str = "w1", **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-        """`faust -A streams worker`, ended with SIGTERM."""
+    def worker(self, slot: str = "w1", *, web: bool = False, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+        """`faust -A streams worker`, ended with SIGTERM; `web`: with its web views, at the setting's port."""
         log = self.directory / f"worker-{slot}.log"
         with log.open("ab") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "streams.cli.child", "worker", "--without-web"],
+                [sys.executable, "-m", "streams.cli.child", "worker", *([] if web else ["--without-web"])],
                 cwd=self.directory,
                 env=self.environment
                 | {"MILLSTREAM_WORKER_SLOT": slot}
