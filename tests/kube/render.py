@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tests.kube.tools import tool
+from tests.kube.tools import KUBERNETES, tool
 from tests.unit.kube.chart import CHART, CI, DEPLOY, MANIFESTS, RENDERED, digest
 
 HEAD = """\
@@ -23,8 +23,11 @@ HEAD = """\
 def template(name: str | None, *options: str) -> str:
     """What `helm template` gives for one of the examples, or for the defaults."""
     values = ["--values", str(CI[name])] if name else []
-    command = [tool("helm"), "template", "millstream", str(CHART), "--namespace", "default", *values, *options]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    place = ["--namespace", "default", "--kube-version", KUBERNETES]
+    command = [tool("helm"), "template", "millstream", str(CHART), *place, *values, *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def plain(name: str, rendered: str) -> str:

@@ -9,6 +9,7 @@ import yaml
 
 from tests.kube.render import plain, template
 from tests.kube.tools import KUBERNETES, SCHEMAS, tool
+from tests.unit.docs.documents import code_blocks
 from tests.unit.kube.chart import CHART, CI, MANIFESTS, RENDERED, documents
 
 pytestmark = pytest.mark.kubernetes
@@ -24,7 +25,7 @@ def run(*words: str, given: str = "") -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("name", [None, *CI])
 def test_helm_lint_has_nothing_to_say(name: str | None) -> None:  # DF-68
     values = ["--values", str(CI[name])] if name else []
-    done = run(tool("helm"), "lint", "--strict", str(CHART), *values)
+    done = run(tool("helm"), "lint", "--strict", "--kube-version", KUBERNETES, str(CHART), *values)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[WARNING]" not in done.stdout
 
@@ -72,7 +73,7 @@ def test_the_operators_own_manifests_fit_the_schemas_of_kubernetes() -> None:
 )
 def test_helm_refuses_what_cannot_work_and_names_it(options: list[str], told: str) -> None:
     words = [word for option in options for word in ("--set", option)]
-    done = run(tool("helm"), "template", "millstream", str(CHART), *words)
+    done = run(tool("helm"), "template", "millstream", str(CHART), "--kube-version", KUBERNETES, *words)
     assert done.returncode != 0
     assert told in done.stderr
 
@@ -94,3 +95,12 @@ def test_alert_rules_go_to_the_prometheus_operator_word_by_word() -> None:
     (rule,) = (one for one in yaml.safe_load_all(template("everything")) if one and one["kind"] == "PrometheusRule")
     (source,) = documents(CHART / "files" / "rules.yml")
     assert rule["spec"] == source
+
+
+def test_the_guide_shows_what_helm_says() -> None:
+    page = MANIFESTS.parent.parent / "docs" / "deployment.md"
+    ((_, shown),) = (block for block in code_blocks(page) if block[0] == "console")
+    command, _, told = shown.partition("\n")
+    words = command.removeprefix("$ helm ").split()
+    done = run(tool("helm"), *words[:2], str(CHART), *words[3:], "--kube-version", KUBERNETES)
+    assert done.stderr.strip() == told.strip()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -51,14 +52,18 @@ def _schemas() -> None:
     minor = KUBERNETES.rpartition(".")[0]
     if (SCHEMAS / f"v{minor}").exists():
         return
-    wheels, unpacked = CACHE / "wheels", CACHE / "unpacked"
+    unpacked = CACHE / "unpacked"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(unpacked)]
     subprocess.run([*pip, "kubernetes-validate==1.37.0"], check=True)
-    SCHEMAS.mkdir(parents=True, exist_ok=True)
-    inside = unpacked / "kubernetes_validate" / "kubernetes-json-schema" / f"v{minor}.0-local-strict"
-    shutil.move(inside, SCHEMAS / f"v{minor}")
+    made = SCHEMAS / f"v{minor}.part"
+    made.mkdir(parents=True, exist_ok=True)
+    for path in (unpacked / "kubernetes_validate" / "kubernetes-json-schema" / f"v{minor}.0-local-strict").iterdir():
+        # References by URL become references to the file beside it.
+        schema = json.loads(path.read_text("utf-8").replace('"/api/_definitions.json#', '"_definitions.json#'))
+        schema.pop("$id", None)
+        (made / path.name).write_text(json.dumps(schema), "utf-8")
+    made.rename(SCHEMAS / f"v{minor}")
     shutil.rmtree(unpacked)
-    shutil.rmtree(wheels, ignore_errors=True)
 
 
 def _cluster() -> None:

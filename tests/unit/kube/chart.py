@@ -77,7 +77,12 @@ def generated() -> dict[str, Any]:
         if name not in RESERVED and name not in secrets()
     }
     return {
-        "settings": {"type": "object", "additionalProperties": False, "properties": given},
+        "settings": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["bootstrap_servers"],
+            "properties": given,
+        },
         "secrets": {
             "type": "object",
             "additionalProperties": False,
