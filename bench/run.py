@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         "pinned": pinned,
         "rounds": options.rounds,
     }
+    if options.dir is not None:
+        options.dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="millstream-bench-", dir=options.dir) as name:
         directory = Path(name)
         os.sched_setaffinity(0, for_broker)  # children inherit
