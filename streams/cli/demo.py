@@ -15,9 +15,11 @@ from millstream.errors import ConfigError
 from schemas.batch import Batch
 from schemas.names import cluster_dir, instance_file
 from sinks.clickhouse.config import ClickHouseConfig
+from sinks.parquet.reading import ParquetArchive
 from sources.feed import FeedJob
 from streams.cli.dump import default_concurrency, now_ns
 from streams.cli.oneshot import OneShot
+from streams.cli.report import write_report
 from streams.cli.showing import next_steps, table
 from streams.ledger import rate
 
@@ -74,6 +76,8 @@ def demo(directory: Path, keys: int) -> None:
     state = asyncio.run(shot.run())
     published = directory / "parquet" / cluster_dir(CLUSTER) / shot.batch.slug
     in_clickhouse = asyncio.run(_count(url, shot.batch))
+    with ParquetArchive(directory / "parquet") as archive:
+        write_report(archive, shot.batch, None, directory / "report.html")
     rows = [
         (
             instance,
@@ -85,7 +89,8 @@ def demo(directory: Path, keys: int) -> None:
     title = f"Rows per instance, read back ({state.rows:,} in all, {rate(state):,} records/s)"
     out.print(table(title, ("instance", "Parquet", "ClickHouse"), rows))
     out.print(
-        f"Parquet:    {published}\nClickHouse: {directory / 'clickhouse'} (embedded, database millstream)\n",
+        f"Parquet:    {published}\nClickHouse: {directory / 'clickhouse'} (embedded, database millstream)\n"
+        f"Report:     {directory / 'report.html'}\n",
         soft_wrap=True,
     )
     commands = (

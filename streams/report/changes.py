@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from schemas.survey import CHANGES, Difference, expiring_until
 
-_ROWS = 100
+_ROWS = 50
 _MEANING = {
     "new": "only in the newer batch",
     "gone": "only in the older batch",

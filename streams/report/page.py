@@ -48,6 +48,7 @@ def render(survey: Survey, difference: Difference | None = None, *, source: str,
         signed=words.signed_size,
         number=words.number,
         time=words.time,
+        when=words.when,
     )
     loading.globals.update(share=words.share, percent=words.percent)
     style, script = _asset("report.css"), _asset("report.js")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from datetime import UTC, datetime, timedelta
 
+from schemas.batch import Batch
+
 _LONG = 160
 """Characters of a key that are shown; the export has more."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -76,6 +78,11 @@ def share(part: int, whole: int) -> str:
 def percent(part: float, whole: float) -> str:
     """A length within a picture."""
     return f"{100 * part / whole if whole else 0:.4g}%"
+
+
+def when(batch: Batch) -> str:
+    """A batch's time in RFC 3339, without zeros that say nothing."""
+    return batch.rfc3339[:-1].rstrip("0").rstrip(".") + "Z" if batch.batch_ts % 10**9 else f"{batch.rfc3339[:19]}Z"
 
 
 def time(ms: int | None) -> str:

@@ -175,4 +175,5 @@ def test_the_demo_works_twice(cli: Cli, tmp_path: Path) -> None:
         said = cli.ok("demo", "--keys", "3000")
         assert said.count("3,000") == 6
         assert "Try next" in said
+        assert (tmp_path / "demo-out" / "report.html").stat().st_size > 50_000
     assert len(list((tmp_path / "demo-out" / "parquet" / "demo").iterdir())) == 2

@@ -20,7 +20,7 @@
     const tell = (i) => {
       const [, , keys, bytes, name] = nodes[i];
       const share = data.size ? (100 * bytes / data.size).toFixed(1) : "0";
-      detail.textContent = (i ? name : "all keys") + ": " + keys.toLocaleString("en") + " keys, " + size(bytes) + ", " + share + " %";
+      detail.textContent = (i ? name : "all keys") + " \u2014 " + keys.toLocaleString("en") + " keys, " + size(bytes) + ", " + share + " %";
     };
     const draw = () => {
       const whole = nodes[zoomed][metric] || 1, filled = nodes.map(() => 0), left = nodes.map(() => 0);

@@ -55,6 +55,15 @@ def test_times_beyond_the_calendar_are_numbers(ms: int | None, text: str) -> Non
     assert words.time(ms) == text
 
 
+@pytest.mark.parametrize(
+    ("ns", "text"),
+    [(0, "1970-01-01T00:00:00Z"), (10 * 10**9, "1970-01-01T00:00:10Z"), (10**8, "1970-01-01T00:00:00.1Z"),
+     (1, "1970-01-01T00:00:00.000000001Z")],
+)  # fmt: skip
+def test_a_batchs_time_is_shown_exactly_and_without_idle_zeros(ns: int, text: str) -> None:  # T36
+    assert words.when(Batch("c", ns)) == text
+
+
 def test_long_keys_are_cut() -> None:
     assert len(words.short(b"x" * 4096, 10**8)) < 200
     assert words.short(b"x" * 4096, 10**8).endswith("… (100,000,000 bytes)")
