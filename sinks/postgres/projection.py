@@ -66,12 +66,14 @@ class VideoProjection:
 
     `schema` names the database schema with the tables: `catalog`, or that of a rebuild with an inbox of its own.
     Details of the receipt are numbers: `applied` events, `duplicates` (silent), `conflicts` and `errors` (recorded).
+    With `again` events that the inbox knows are merged too: a row that is right stays as it is, one that lacks
+    something gets it (T58); then `created` and `changed` count the rows.
     """
 
-    def __init__(self, schema: str = "catalog") -> None:
+    def __init__(self, schema: str = "catalog", *, again: bool = False) -> None:
         if _SCHEMA.fullmatch(schema) is None:
             raise ConfigError(f"schema {schema!r}: a plain name in lower case is needed")
-        self.schema = schema
+        self.schema, self._again = schema, again
         self._sql = {k: v.replace("{schema}", schema) for k, v in load("sinks.postgres", "projection.sql").items()}
 
     async def check(self, connection: Connection) -> None:
@@ -90,7 +92,9 @@ class VideoProjection:
         new = await self._record(connection, chunk, reused)
         late = {error.digest: e for error, e in zip(reused, conflicts, strict=True) if error.digest in new}
         applied = [*fresh, *late.values()]
-        await self._merge(connection, applied)
+        rows = await self._merge_again(connection, events, applied) if self._again else {}
+        if not self._again:
+            await self._merge(connection, applied)
         failpoint(MERGED)
         collided = await self._collisions(connection, fresh)
         await self._record(connection, chunk, collided + errors)
@@ -99,6 +103,7 @@ class VideoProjection:
             "duplicates": len(events) - len(fresh) - len(conflicts),
             "conflicts": len(conflicts) + len(collided),
             "errors": len(errors),
+            **rows,
         }
         return {name: str(n) for name, n in counts.items()}
 
@@ -147,6 +152,22 @@ class VideoProjection:
         if events:
             ids, types, videos, versions, changes, _, _ = zip(*events, strict=True)
             await connection.execute(self._sql["merge"], ids, types, videos, versions, changes)
+
+    async def _merge_again(self, connection: Connection, events: list[_Event], applied: list[_Event]) -> dict[str, int]:
+        """Merge events whether they were merged before or not; rows created and changed by it."""
+        videos = sorted({e.aggregate_id for e in events})
+        before = await self._states(connection, videos)
+        await self._merge(connection, events)
+        counts = [before[v][0] if v in before else 0 for v in videos]
+        new = [e.aggregate_id for e in applied], [e.version for e in applied]
+        await connection.execute(self._sql["recount"], videos, counts, *new)
+        after = await self._states(connection, videos)
+        created = len(after) - len(before)
+        return {"created": created, "changed": sum(before.get(v) != s for v, s in after.items()) - created}
+
+    async def _states(self, connection: Connection, videos: list[str]) -> dict[str, tuple[int, int]]:
+        rows = await connection.fetch(self._sql["states"], videos)
+        return {str(row["video_id"]): (row["events_applied"], row["state"]) for row in rows}
 
     async def _record(self, connection: Connection, chunk: Chunk, errors: list[_Error]) -> set[bytes]:
         """Digests of those that were not on record before."""

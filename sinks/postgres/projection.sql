@@ -82,3 +82,39 @@ SELECT count(*) FROM old
 
 -- name: alone
 SELECT pg_try_advisory_lock(hashtext('millstream.inbox'))
+
+-- name: states
+-- A number for what a row holds: tells whether it was changed. Nobody else changes it until we are done.
+SELECT video_id, events_applied, hashtextextended(p::text, 0) AS state
+  FROM {schema}.video_projection p
+ WHERE video_id = ANY($1::uuid[])
+ ORDER BY video_id
+   FOR UPDATE
+
+-- name: recount
+-- `events_applied` after events were merged that had been merged before: what is on record of the videos ($1). Where the
+-- inbox was pruned: what the row said before ($2), and those that are new for certain ($3, $4).
+WITH given AS (
+    SELECT * FROM unnest($1::uuid[], $2::bigint[]) AS g (video_id, before)
+), fresh AS (
+    SELECT e.video_id, count(*) AS events
+      FROM unnest($3::uuid[], $4::bigint[]) AS e (video_id, version)
+      JOIN {schema}.inbox_floors f ON f.aggregate_id = e.video_id
+     WHERE e.version > f.version
+     GROUP BY e.video_id
+), known AS (
+    SELECT aggregate_id AS video_id FROM {schema}.inbox_events WHERE aggregate_id = ANY($1::uuid[])
+    UNION ALL
+    SELECT aggregate_id FROM {schema}.projection_errors WHERE aggregate_id = ANY($1::uuid[]) AND kind = 'event_id'
+), counted AS (
+    SELECT g.video_id,
+           CASE WHEN f.aggregate_id IS NULL THEN k.events
+                ELSE greatest(k.events, g.before + coalesce(n.events, 0)) END AS events
+      FROM given g
+      JOIN (SELECT video_id, count(*) AS events FROM known GROUP BY video_id) AS k USING (video_id)
+      LEFT JOIN {schema}.inbox_floors f ON f.aggregate_id = g.video_id
+      LEFT JOIN fresh n USING (video_id)
+)
+UPDATE {schema}.video_projection p SET events_applied = c.events
+  FROM counted c
+ WHERE p.video_id = c.video_id AND p.events_applied <> c.events

@@ -17,8 +17,10 @@ from streams.cli.etl import etl
 from streams.cli.migrate import migrate
 from streams.cli.misc import misc
 from streams.cli.outbox import outbox
+from streams.cli.replay import replay
 from streams.cli.report import report
 from streams.cli.reset import reset
+from streams.cli.verify import verify
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -44,7 +46,7 @@ def cli(ctx: click.Context, verbose: bool) -> None:
     configure(get_settings().model_copy(update={"log_level": "info" if verbose else "error"}))
 
 
-for _command in (dump, batches, dlq, misc, demo, demo_changefeed, reset, migrate, outbox, etl, report):
+for _command in (dump, batches, dlq, misc, demo, demo_changefeed, reset, migrate, outbox, etl, replay, report, verify):
     cli.add_command(_command)
 
 

@@ -1,4 +1,4 @@
-"""The progress bar of a dump, on stderr."""
+"""Progress bars, on stderr."""
 
 from __future__ import annotations
 
@@ -62,4 +62,31 @@ class DumpProgress:
             records=self._stored,
             rate=round(self._stored / seconds) if seconds > 0.5 else 0,
             done=f"{self._done}/{self._instances}",
+        )
+
+
+class ReplayProgress:
+    """How far a replay, or a look at all events, is in its source."""
+
+    def __init__(self, name: str = "replay") -> None:
+        self._bar = bars(TextColumn("{task.fields[records]:,} events"), TextColumn("{task.fields[rate]:,}/s"))
+        self._task = self._bar.add_task(name, total=None, records=0, rate=0)
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, total: int, done: int, records: int) -> None:
+        """Places in all, places done, records read."""
+        seconds = time.monotonic() - self._began
+        self._bar.update(
+            self._task,
+            total=max(1, total),
+            completed=done if total else 1,
+            records=records,
+            rate=round(records / seconds) if seconds > 0.5 else 0,
         )

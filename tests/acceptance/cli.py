@@ -42,6 +42,17 @@ class Cli:
             timeout=timeout,
         )
 
+    def start(self, *arguments: object, **settings: str) -> subprocess.Popen[str]:
+        """Start it, to be looked at while it runs."""
+        return subprocess.Popen(
+            [PROGRAM, *map(str, arguments)],
+            cwd=self.directory,
+            env=self.environment | {f"MILLSTREAM_{k}": v for k, v in settings.items()},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def ok(self, *arguments: object, **settings: str) -> str:
         """Run it, and it has to succeed; what it printed."""
         done = self(*arguments, **settings)

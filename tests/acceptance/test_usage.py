@@ -68,7 +68,19 @@ def test_a_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:
     assert "127.0.0.1:1" in said
 
 
-@pytest.mark.parametrize("command", [("dlq", "list", "events"), ("outbox", "relay"), ("batches",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("dlq", "list", "events"),
+        ("outbox", "relay"),
+        ("batches",),
+        ("replay", "--from", "beginning"),
+        ("verify", "projection"),
+        ("verify", "products"),
+        ("verify", "batch", "c", "2026-01-01T00:00:00Z"),
+    ],
+    ids=" ".join,
+)
 def test_so_is_it_by_every_command_that_needs_it(command: tuple[str, ...]) -> None:
     code, said = run(*command, BOOTSTRAP_SERVERS="127.0.0.1:1", POSTGRES_URL="postgresql://me@127.0.0.1:1/none")
     assert code == 1

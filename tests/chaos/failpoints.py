@@ -23,7 +23,7 @@ def declared() -> set[str]:
 IN_BATCHES = ("parquet.open_batch.", "parquet.merge.", "parquet.publish.", "clickhouse.finalize.", "clickhouse.schema.")
 IN_FEEDERS = ("feed.",)
 IN_POSTGRES = ("postgres.", "outbox.")
-IN_COMMANDS = ("dlq.", "etl.")
+IN_COMMANDS = ("dlq.", "etl.", "replay.", "verify.")
 
 
 def of_stream() -> list[str]:
