@@ -17,6 +17,7 @@ from millstream.settings import Settings, override_settings
 from schemas.chunk import ChunkId
 from schemas.codecs import Rejected
 from schemas.log_records import LogRecord
+from schemas.products.codec import ROW, headers_of
 from streams.cli.dlq import dlq
 from streams.engine.chunk import Chunk
 from streams.engine.dead_letters import dead_letter
@@ -58,6 +59,22 @@ def run(cli: Cli, kafka: str) -> Iterator[Callable[..., str]]:
 @pytest.fixture
 def cli(kafka: str, tmp_path: Path, unique: Callable[[str], str]) -> Cli:
     return Cli(kafka, tmp_path, APP_ID=unique("letters"))
+
+
+def test_rows_of_the_product_etl_are_not_sent_again_but_told_where_to_mend(
+    cli: Cli, kafka: str, make_topic: Callable[..., str], admin: AdminClient
+) -> None:  # T72
+    name = make_topic("etl")
+    create_topic(admin, f"{name}.dlq")
+    headers = headers_of(ROW, "0123456789abcdef")
+    record = LogRecord(3, 1, 0, b'["B","s"]', b"{}", [*headers])
+    letter = dead_letter(Chunk(ChunkId(name, "t", 0, 0, 3, 3), [record]), Rejected(record, "bad price"))
+    produce(kafka, f"{name}.dlq", [{"key": letter.key, "value": letter.value, "headers": list(letter.headers)}])
+    refused = cli("dlq", "requeue", name, "--all")
+    assert (refused.returncode, "mend the row there" in refused.stderr) == (1, True)
+    assert "run 0123456789abcdef" in refused.stderr
+    assert read_all(kafka, name) == []
+    assert "dropped: 1" in cli.ok("dlq", "drop", name, "0:0", "--yes")
 
 
 def settled(kafka: str, topic: str, count: int) -> list[Message]:
