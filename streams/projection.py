@@ -82,9 +82,10 @@ class InboxPruning(Service):
 
 def advance(versions: MutableMapping[str, int], good: pa.Table) -> int:
     """Raise each video's highest version; how many versions were skipped on the way (gaps, T45)."""
-    skipped = 0
-    seen = good.group_by("aggregate_id").aggregate([("version", "distinct")])
-    for video, found in zip(*(seen[name].to_pylist() for name in ("aggregate_id", "version_distinct")), strict=True):
+    skipped, seen = 0, dict[str, set[int]]()
+    for video, version in zip(good["aggregate_id"].to_pylist(), good["version"].to_pylist(), strict=True):
+        seen.setdefault(video, set()).add(version)
+    for video, found in seen.items():
         have, top = versions[video], max(found)
         if top > have:
             versions[video] = top
@@ -97,5 +98,6 @@ def _count(receipts: Iterable[Receipt], good: pa.Table) -> None:
         for result, number in receipt.details.items():
             metrics.PROJECTION_EVENTS.labels(result).inc(int(number))
     if good.num_rows:
-        oldest = pc.min(good["occurred_at"]).as_py()
-        metrics.PROJECTION_LAG.observe(max(0.0, time.time() - oldest.timestamp()))
+        # As a number: pyarrow imports pandas to give a time, a second of a worker's first chunk.
+        oldest = pc.min(good["occurred_at"].cast(pa.int64())).as_py() / 1e6
+        metrics.PROJECTION_LAG.observe(max(0.0, time.time() - oldest))

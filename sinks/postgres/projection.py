@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from itertools import compress
-from operator import not_
 from typing import Any, NamedTuple
 
 import asyncpg
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from millstream.errors import ConfigError
 from millstream.failpoints import declare, failpoint
@@ -181,11 +181,14 @@ class VideoProjection:
 
 
 def _read(table: pa.Table) -> tuple[list[_Event], list[_Error]]:
-    columns: dict[str, list[Any]] = {name: table.column(name).to_pylist() for name in table.column_names}
-    bad = [kind is not None for kind in columns["error_kind"]]
-    events = zip(*(columns[name] for name in _EVENT), strict=True)
-    errors = zip(*(columns[name] for name in _ERROR), strict=True)
-    return [_Event(*row) for row in compress(events, map(not_, bad))], [_Error(*row) for row in compress(errors, bad)]
+    refused = pc.is_valid(table.column("error_kind"))
+    good, bad = table.filter(pc.invert(refused)), table.filter(refused)
+    return [_Event(*row) for row in _rows(good, _EVENT)], [_Error(*row) for row in _rows(bad, _ERROR)]
+
+
+def _rows(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    # No other columns: pyarrow imports pandas for the times among them, which takes longer than all the rest.
+    return zip(*(table.column(name).to_pylist() for name in names), strict=True)
 
 
 def _reused(e: _Event) -> _Error:
