@@ -38,7 +38,7 @@ from schemas.survey import (
 )
 from sinks.parquet.reading import InstanceFile, sums_by
 
-SPILL_ROWS = 500_000
+SPILL_ROWS = 250_000
 """Rows of both batches in one spilled file, about."""
 _MAX_FILES = 256
 """Open at the same time; larger batches get larger files."""
@@ -71,6 +71,8 @@ def difference(older: _Side, newer: _Side, prefixes: Sequence[bytes], progress: 
                 rows = ipc.open_stream(file).read_all()
             totals.add(rows.group_by(["db", "key"]).aggregate([*_SUMMED, *_LEAST]).combine_chunks())
             path.unlink()
+            del rows
+            pa.default_memory_pool().release_unused()  # or the pool keeps what was freed
             progress("comparing", 0.5 + 0.5 * (number + 1) / len(paths))
     return totals.difference()
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from millstream.errors import SinkError
 from schemas.batch import Batch
 from schemas.survey import Difference, Survey
 from sinks.clickhouse.config import ClickHouseConfig
@@ -96,3 +99,27 @@ def test_a_sorted_batch_gives_the_same_figures(tmp_path: Path, batches: dict[Bat
     publish_parquet(tmp_path, {batch: batches[NEWER]}, sort=True, compression="none")
     with ParquetArchive(tmp_path) as archive:
         assert_same(archive.survey(batch, quiet), naive_report.survey(batch, naive_report.rows_of(batches[NEWER])))
+
+
+def test_a_full_disk_for_temporary_files_is_told_with_what_to_do(
+    parquet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with ParquetArchive(parquet) as archive:
+        surveys = [archive.survey(batch, quiet) for batch in (OLDER, NEWER)]
+        monkeypatch.setattr(difference.ipc, "new_stream", full)
+        with pytest.raises(SinkError, match=r"no room to compare.*No space left.*TMPDIR"):
+            archive.difference(*surveys, quiet)
+
+
+def test_a_batch_that_is_taken_away_meanwhile_is_told(tmp_path: Path, batches: dict[Batch, Instances]) -> None:
+    publish_parquet(tmp_path, {OTHER: batches[OTHER]})
+    with ParquetArchive(tmp_path) as archive:
+        files = archive.files(OTHER)
+        shutil.rmtree(tmp_path / OTHER.cluster)
+        with pytest.raises(SinkError, match="taken away"):
+            archive.survey(OTHER, quiet)
+        with pytest.raises(SinkError, match=r"parquet cannot be read"):
+            list(files[0].tables(["key"]))
