@@ -25,7 +25,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from millstream import setting_types as types
 from millstream.errors import ConfigError
-from millstream.secrets import mask_url, register_url
+from millstream.secrets import mask_url, register_secret, register_url
 
 PREFIX = "MILLSTREAM_"
 OTHER_VARIABLES = ("CONFIG", "FAILPOINTS", "FAILPOINT_LOG", "SEED")
@@ -155,6 +155,19 @@ class Settings(BaseSettings):
         None, description="Seconds of retrying one sink call until it counts as failed; unset: keep trying."
     )
 
+    # --- Redis as a source of dumps
+    redis_username: str = Field("", description="ACL user for dumps from Redis servers. Option: --username.")
+    redis_password: SecretStr | None = Field(
+        None,
+        description="Password for dumps from Redis servers. Option: --password, which others on the host can see.",
+    )
+    redis_timeout: types.Seconds = Field(
+        60.0, description="Seconds without a byte until a Redis counts as gone; while it prepares a dump it sends some."
+    )
+    redis_retry_timeout: types.Seconds = Field(
+        30.0, description="Seconds to wait for a Redis that is loading, busy, or without its master."
+    )
+
     # --- Products: what `millstream etl` does
     etl_overlap: Annotated[float, Field(ge=0)] = Field(
         60.0, description="Seconds before the watermark at which a run begins: rows that were committed late (T63)."
@@ -231,6 +244,8 @@ class Settings(BaseSettings):
         for secret in (self.clickhouse_url, self.clickhouse_proxy_url, self.postgres_url):
             if secret is not None:
                 register_url(secret.get_secret_value())
+        if self.redis_password is not None:
+            register_secret(self.redis_password.get_secret_value(), self.redis_username)
 
     @model_validator(mode="after")
     def _timeouts_fit(self) -> Self:

@@ -1,21 +1,20 @@
-"""Feeds RDB files into Kafka, each row exactly once, however often the feeder is killed and started again (hole e).
+"""Feeds dumps into Kafka, each row exactly once, however often the feeder is killed and started again (hole e).
 
-A run's messages are `begin`, many `rows`, `done`; if the file turns out to be corrupt, `abort`. Every transaction holds
+A run's messages are `begin`, many `rows`, `done`; if the dump turns out to be corrupt, `abort`. Every transaction holds
 some of them and the position in the file behind them. Started again for the same batch and instance, the feeder goes
 on there under the same run id; a file that was fed to its end is not fed again.
+
+The dump of a Redis cannot be read from its middle: there every attempt is a new run, which voids the one before.
 """
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -23,13 +22,15 @@ import pyarrow as pa
 from millstream.cluster import Cluster, client_config, new_topic
 from millstream.errors import ConfigError, CorruptSourceError, MillstreamError
 from millstream.failpoints import declare, failpoint
-from millstream.logs import get_logger
+from millstream.logs import error_chain, get_logger
 from millstream.settings import Settings
 from schemas.batch import Batch, Run
 from schemas.control import ABORT, BEGIN, DATA, DONE, Abort, Begin, Done, add_digest, headers_of, listed_twice
 from schemas.names import dlq_topic, records_topic, shared_records_topic
 from schemas.records import WIRE
-from sources.rdb import Position, RdbReader
+from sources.origin import Origin, OriginId, origin_of
+from sources.rdb import ByteSource, Position, RdbReader
+from sources.redis import RedisEndpoint, RedisSourceError, TransferDroppedError
 from sources.transactional import TransactionalSource
 
 BEGUN = declare("feed.begun", "the begin record is produced, nothing committed")
@@ -38,6 +39,9 @@ BEFORE_COMMIT = declare("feed.before_commit", "records are produced, their trans
 AFTER_COMMIT = declare("feed.after_commit", "a transaction with records and the position behind them is committed")
 DONE_PRODUCED = declare("feed.done", "the done record is produced, not committed")
 
+TRANSFERS = 3
+"""Attempts at the dump of a Redis that breaks off in the middle."""
+
 TXN_MESSAGES = 32
 TXN_BYTES = 16 << 20
 TXN_SECONDS = 1.0
@@ -45,30 +49,12 @@ TXN_SECONDS = 1.0
 
 _AHEAD = 4
 """Batches that are parsed ahead of what is sent: bounds memory, and keeps a slow disk from holding a transaction."""
-_HEAD = 64 * 1024
-_PATH_CHARS = 600
 
 log = get_logger(__name__)
 
 
 class RecordTooLargeError(MillstreamError):
     """One row does not fit into a message."""
-
-
-class FileId(msgspec.Struct, frozen=True):
-    """What tells files apart. A difference in between is found by the checksum at the file's end, also on resuming."""
-
-    path: str
-    size: int
-    digest: str
-    """SHA-256 of the first and the last 64 KiB."""
-
-    def same(self, other: FileId) -> bool:
-        """The same content, wherever it lies."""
-        return (self.size, self.digest) == (other.size, other.digest)
-
-    def __str__(self) -> str:
-        return f"{self.path} ({self.size} bytes, {self.digest[:12]})"
 
 
 class Saved(msgspec.Struct, kw_only=True):
@@ -78,7 +64,7 @@ class Saved(msgspec.Struct, kw_only=True):
     run: str
     batch_ts: int
     state: Literal["feeding", "done", "aborted"] = "feeding"
-    file: FileId
+    file: OriginId
     at: dict[str, Any] | None = None
     """sources.rdb.Position; None before the first row."""
     rows: int = 0
@@ -90,9 +76,13 @@ class Saved(msgspec.Struct, kw_only=True):
 
 
 class FeedJob(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of a batch."""
+    """One instance of a batch: an RDB file, or a Redis."""
 
-    path: str
+    path: str = ""
+    redis: RedisEndpoint | None = None
+    """In place of a path."""
+    slots: Literal["codis", "redis"] | None = None
+    """Which slot column to fill: the source is a Codis, or a Redis Cluster."""
     cluster: str
     instance: str
     batch_ts: int
@@ -119,7 +109,7 @@ class FeedResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 OnProgress = Callable[[int, int], None]
-"""Called with rows and bytes of the file that are through."""
+"""Called with rows that are through, and bytes of the dump; also while a Redis prepares its dump."""
 
 
 def topics_of(settings: Settings, job: FeedJob) -> tuple[str, int]:
@@ -140,13 +130,13 @@ def prepare_topics(settings: Settings, jobs: list[FeedJob]) -> Cluster:
 
 
 def feed_file(settings: Settings, job: FeedJob, on_progress: OnProgress = lambda _rows, _bytes: None) -> FeedResult:
-    """Feed one file; blocking. A corrupt file is `aborted`. Raises ConfigError, BrokerError, RecordTooLargeError."""
+    """Feed one dump; blocking. A corrupt one is `aborted`. Raises ConfigError, BrokerError, RedisSourceError."""
     if twice := listed_twice(job.instances):
         raise ConfigError(
             f"the manifest of batch {job.batch.rfc3339} lists instance {twice!r} twice, and could never be complete: "
             "name each instance once"
         )
-    with _opened(job.path) as file:
+    with origin_of(job.path, job.redis, settings) as origin:
         topic = topics_of(settings, job)[0]
         cluster = prepare_topics(settings, [job])
         topic_id = cluster.topics([topic])[topic].id
@@ -155,21 +145,23 @@ def feed_file(settings: Settings, job: FeedJob, on_progress: OnProgress = lambda
         source = TransactionalSource(settings, name, topic, limit)
         raw = source.position()
         before = msgspec.json.decode(raw, type=Saved) if raw else None
-        saved = _continue(before, job, topic_id, _identify(file, job.path))
+        saved = _continue(before, job, topic_id, origin)
         if saved.state == "done":
             log.info("feed_already_done", instance=job.instance, description=f"{saved.file} was fed to its end before")
+            on_progress(saved.rows, origin.size)
             return FeedResult(outcome="already", run=saved.run, rows=saved.rows)
-        return _Feeder(source, job, saved, limit, topic).feed(file, on_progress)
+        return _Feeder(source, job, saved, limit, topic, origin).feed(on_progress)
 
 
-def _continue(saved: Saved | None, job: FeedJob, topic_id: str, file: FileId) -> Saved:
+def _continue(saved: Saved | None, job: FeedJob, topic_id: str, origin: Origin) -> Saved:
     """The position to go on from: the saved one, or that of a new run."""
     same_batch = saved is not None and (saved.topic_id, saved.batch_ts) == (topic_id, job.batch_ts)
-    if saved is None or not same_batch or saved.state == "aborted" or job.new_run:
-        return Saved(topic_id=topic_id, run=secrets.token_hex(16), batch_ts=job.batch_ts, file=file)
-    if not saved.file.same(file):
+    fresh = saved is None or not same_batch or saved.state == "aborted" or job.new_run
+    if saved is None or fresh or (saved.state == "feeding" and not origin.resumable):
+        return Saved(topic_id=topic_id, run=secrets.token_hex(16), batch_ts=job.batch_ts, file=origin.id)
+    if not saved.file.same(origin.id):
         raise ConfigError(
-            f"instance {job.instance!r} of batch {job.batch.rfc3339} was fed from {saved.file}, now it is {file}: "
+            f"instance {job.instance!r} of batch {job.batch.rfc3339} was fed from {saved.file}, now it is {origin.id}: "
             "another file. Give the same one, another --batch-timestamp, or --new-run to begin anew with this one"
         )
     return saved
@@ -181,10 +173,13 @@ class _Parsed(NamedTuple):
 
 
 class _Feeder:
-    """One life of one run."""
+    """One life of one run; of several, if a Redis drops its dump."""
 
-    def __init__(self, source: TransactionalSource, job: FeedJob, saved: Saved, limit: int, topic: str) -> None:
+    def __init__(
+        self, source: TransactionalSource, job: FeedJob, saved: Saved, limit: int, topic: str, origin: Origin
+    ) -> None:
         self._source, self._job, self._saved, self._limit, self._topic = source, job, saved, limit, topic
+        self._origin = origin
         self._run = Run(job.batch, job.instance, saved.run)
         self._key = job.instance.encode()
         headers = headers_of(DATA, self._run, 10**7)
@@ -192,36 +187,71 @@ class _Feeder:
         self._pending_messages = self._pending_bytes = 0
         self._since = 0.0
 
-    def feed(self, file: BinaryIO, on_progress: OnProgress) -> FeedResult:
-        """To the end of the file, or of what it can give."""
-        saved, resumed = self._saved, self._saved.begin >= 0
+    def feed(self, on_progress: OnProgress) -> FeedResult:
+        """To the end of the dump, or of what it can give."""
+        origin, dropped = self._origin, 0
+        while True:
+            try:
+                opened = origin.open(lambda: on_progress(self._saved.rows, origin.received))
+                if dropped:
+                    self._begin_anew()
+                return self._feed(opened, on_progress)
+            except TransferDroppedError as exc:
+                dropped += 1
+                if dropped == TRANSFERS:
+                    return self._abort(f"{exc}. It was begun {dropped} times", False)
+                log.warning(
+                    "redis_transfer_retry",
+                    instance=self._job.instance,
+                    retry=dropped,
+                    error_chain=error_chain(exc),
+                    description="the dump broke off; it is begun anew as another run, which voids this one",
+                )
+                if self._pending_messages:
+                    self._commit()  # no transaction stays open while the server prepares the next one
+            except RedisSourceError as exc:
+                if not dropped:
+                    raise  # nothing was begun, nobody waits
+                return self._abort(str(exc), False)
+
+    def _begin_anew(self) -> None:
+        old = self._saved
+        self._saved = Saved(topic_id=old.topic_id, run=secrets.token_hex(16), batch_ts=old.batch_ts, file=old.file)
+        self._run = Run(self._job.batch, self._job.instance, self._saved.run)
+
+    def _feed(self, opened: ByteSource, on_progress: OnProgress) -> FeedResult:
+        saved, origin, resumed = self._saved, self._origin, self._saved.begin >= 0
         if not resumed:
             self._begin()
+        seen = origin.received
         try:
-            for parsed in self._parsed(file, Position(**saved.at) if saved.at else None):
+            for parsed in self._parsed(opened, Position(**saved.at) if saved.at else None):
                 if parsed is not None:
                     self._send_rows(parsed)
                     on_progress(saved.rows, parsed.position.offset)
+                elif seen != (seen := origin.received):
+                    on_progress(saved.rows, seen)
                 if self._due():
                     self._commit()
         except (CorruptSourceError, RecordTooLargeError, OSError) as exc:
-            return self._abort(f"file {self._job.path}: {exc}" if isinstance(exc, OSError) else str(exc), resumed)
+            return self._abort(f"{origin.label}: {exc}" if isinstance(exc, OSError) else str(exc), resumed)
         self._source.flush()  # the begin record's offset is known then
         done = Done(rows=saved.rows, messages=saved.messages, digest=saved.digest, begin=saved.begin)
         self._control(DONE, done)
         failpoint(DONE_PRODUCED)
         saved.state = "done"
         self._commit()
-        on_progress(saved.rows, saved.file.size)
+        on_progress(saved.rows, origin.size)
         return FeedResult(outcome="fed", run=saved.run, rows=saved.rows, resumed=resumed)
 
     # ------------------------------------------------------------------ records
     def _begin(self) -> None:
-        def noted(offset: int) -> None:
-            self._saved.begin = offset
+        saved = self._saved
 
-        source = {"kind": "rdb-file", "path": self._saved.file.path, "bytes": self._saved.file.size}
-        self._control(BEGIN, Begin(instances=self._job.instances, source=source), noted)
+        def noted(offset: int) -> None:
+            saved.begin = offset
+
+        self._control(BEGIN, Begin(instances=self._job.instances, source=self._origin.about), noted)
         failpoint(BEGUN)
 
     def _control(self, kind: str, body: Begin | Done | Abort, on_offset: Any = None) -> None:
@@ -256,7 +286,7 @@ class _Feeder:
         else:
             key: bytes = batch.column("key")[0].as_py()
             raise RecordTooLargeError(
-                f"file {self._job.path}: the key {key[:32].hex()}{'…' if len(key) > 32 else ''} (hex) in db "
+                f"{self._origin.label}: the key {key[:32].hex()}{'…' if len(key) > 32 else ''} (hex) in db "
                 f"{batch.column('db')[0].as_py()} makes a message of {len(value) + self._overhead} bytes, topic "
                 f"{self._topic!r} takes {self._limit}. Raise MILLSTREAM_MAX_MESSAGE_BYTES for the feeder and all "
                 f"workers, and max.message.bytes of the topic and of its .dlq"
@@ -285,7 +315,7 @@ class _Feeder:
         return FeedResult(outcome="aborted", run=self._saved.run, rows=self._saved.rows, resumed=resumed, reason=reason)
 
     # ------------------------------------------------------------------ parsing
-    def _parsed(self, file: BinaryIO, resume: Position | None) -> Iterator[_Parsed | None]:
+    def _parsed(self, file: ByteSource, resume: Position | None) -> Iterator[_Parsed | None]:
         """Batches as a thread parses them; None at least every second, however long a batch takes to be read."""
         ahead: queue.Queue[_Parsed | BaseException | None] = queue.Queue(_AHEAD)
         stop = threading.Event()
@@ -300,7 +330,7 @@ class _Feeder:
 
         def parse() -> None:
             try:
-                reader = RdbReader(file, name=self._job.path, resume=resume)
+                reader = RdbReader(file, name=self._origin.name, resume=resume, slots=self._job.slots)
                 for batch in reader:
                     put(_Parsed(batch, reader.position))
                     if stop.is_set():
@@ -325,6 +355,8 @@ class _Feeder:
                 yield item
         finally:
             stop.set()
+            if thread.is_alive():
+                self._origin.stop()
             thread.join()
 
 
@@ -334,26 +366,3 @@ def _encode(batch: pa.RecordBatch) -> bytes:
         writer.write_batch(batch)
     value: bytes = sink.getvalue().to_pybytes()
     return value
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[BinaryIO]:
-    try:
-        file = Path(path).open("rb")  # noqa: SIM115 - only opening it may be the user's mistake
-    except OSError as exc:
-        raise ConfigError(f"--path {path}: {exc.strerror}") from exc
-    with file:
-        yield file
-
-
-def _identify(file: BinaryIO, path: str) -> FileId:
-    try:
-        size = file.seek(0, 2)
-        digest = hashlib.sha256()
-        for start in (0, max(0, size - _HEAD)):
-            file.seek(start)
-            digest.update(file.read(_HEAD))
-        file.seek(0)
-    except OSError as exc:
-        raise ConfigError(f"--path {path}: must be a regular file ({exc})") from exc
-    return FileId(str(Path(path).absolute())[-_PATH_CHARS:], size, digest.hexdigest())

@@ -1,4 +1,4 @@
-"""Feeds several files at once, each in a process of its own: parsing holds the GIL.
+"""Feeds several dumps at once, each in a process of its own: parsing holds the GIL.
 
 A child gets its job as JSON on stdin and answers with JSON lines on stdout: progress, and in the end a result or an
 error. When its parent is gone it ends by itself.
@@ -48,6 +48,7 @@ async def feed_all(
     on_progress: OnProgress,
     environment: Mapping[str, str] | None = None,
     log_file: IO[bytes] | None = None,
+    on_result: Callable[[FeedResult | FeedError], None] = lambda _result: None,
 ) -> dict[str, FeedResult | FeedError]:
     """Feed all jobs, `concurrency` of them at a time; instance -> how it went. One that fails leaves the others alone.
 
@@ -57,10 +58,13 @@ async def feed_all(
 
     async def one(job: FeedJob) -> FeedResult | FeedError:
         async with free:
+            result: FeedResult | FeedError
             try:
-                return await _feed(job, on_progress, environment, log_file)
+                result = await _feed(job, on_progress, environment, log_file)
             except FeedError as exc:
-                return exc
+                result = exc
+            on_result(result)
+            return result
 
     found = await asyncio.gather(*(one(job) for job in jobs))
     return {job.instance: result for job, result in zip(jobs, found, strict=True)}
@@ -119,7 +123,7 @@ def main() -> int:
     """The child."""
     without_pandas()
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=FeedJob)
-    last = 0.0
+    last, latest = 0.0, (0, 0)
 
     def say(line: _Line) -> None:
         try:
@@ -129,10 +133,11 @@ def main() -> int:
             os._exit(1)  # the parent is gone; what is committed stays, the rest is aborted by the next feeder
 
     def on_progress(rows: int, position: int) -> None:
-        nonlocal last
+        nonlocal last, latest
+        latest = rows, position
         if time.monotonic() - last >= REPORT_SECONDS:
             last = time.monotonic()
-            say(_Line(progress=(rows, position)))
+            say(_Line(progress=latest))
 
     try:
         settings = get_settings()
@@ -142,7 +147,7 @@ def main() -> int:
         say(_Line(error="; ".join(text.partition(": ")[2] or text for text in error_chain(exc)[:1])))
         return 1
     if result.outcome != "aborted":
-        say(_Line(progress=(result.rows, os.path.getsize(job.path))))  # noqa: PTH202
+        say(_Line(progress=(result.rows, latest[1])))
     say(_Line(result=result))
     return 0
 

@@ -2,5 +2,6 @@
 
 from sources.rdb.reader import Position, RdbReader
 from sources.rdb.slots import codis_slot, redis_slot
+from sources.rdb.window import ByteSource
 
-__all__ = ["Position", "RdbReader", "codis_slot", "redis_slot"]
+__all__ = ["ByteSource", "Position", "RdbReader", "codis_slot", "redis_slot"]

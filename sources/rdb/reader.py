@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +16,7 @@ from sources.rdb.entry import SUPPORTED, Entry, read_entry
 from sources.rdb.scan import Segment, scan
 from sources.rdb.slots import codis_slot, redis_slot
 from sources.rdb.values import REDIS_VALUES, VALKEY_VALUES
-from sources.rdb.window import Window, WindowEnd
+from sources.rdb.window import ByteSource, Window, WindowEnd
 
 HEADER = 9
 _CHECKSUM_SINCE = 5
@@ -62,7 +62,7 @@ class RdbReader:
 
     def __init__(
         self,
-        file: BinaryIO,
+        file: ByteSource,
         *,
         name: str | None = None,
         resume: Position | None = None,

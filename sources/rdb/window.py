@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import BinaryIO, NoReturn
+from typing import NoReturn, Protocol
 
 from millstream.errors import CorruptSourceError
 from sources.rdb import blobs
@@ -11,6 +11,19 @@ from sources.rdb.crc64 import crc64
 
 _MAX_STRING = 1 << 30
 """Longest string that is read whole (keys): twice Redis' own limit, and within Arrow's 32-bit offsets."""
+
+
+class ByteSource(Protocol):
+    """What is read from: a binary file, or anything that gives bytes in order."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """Up to `size` bytes; none at the end, and only there."""
+
+    def seekable(self) -> bool:
+        """Whether `seek` works."""
+
+    def seek(self, offset: int, whence: int = ..., /) -> int:
+        """As for files."""
 
 
 class WindowEnd(Exception):
@@ -26,7 +39,7 @@ class Window:
 
     __slots__ = ("_buffer_size", "_crc", "_crc_pos", "_eof", "_file", "base", "data", "name", "pinned", "pos", "size")
 
-    def __init__(self, file: BinaryIO, name: str, buffer_size: int, *, offset: int = 0, crc: int = 0) -> None:
+    def __init__(self, file: ByteSource, name: str, buffer_size: int, *, offset: int = 0, crc: int = 0) -> None:
         self._file = file
         self.name = name
         self._buffer_size = buffer_size

@@ -17,7 +17,8 @@ from schemas.names import cluster_dir, instance_file
 from sinks.clickhouse.config import ClickHouseConfig
 from sinks.parquet.reading import ParquetArchive
 from sources.feed import FeedJob
-from streams.cli.dump import default_concurrency, now_ns
+from streams.cli.dump import default_concurrency
+from streams.cli.given import now_ns
 from streams.cli.oneshot import OneShot
 from streams.cli.report import write_report
 from streams.cli.showing import next_steps, table

@@ -1,4 +1,4 @@
-"""`millstream dump [--concurrency N] from-file … into-parquet|into-clickhouse|feed`."""
+"""`millstream dump [--concurrency N] from-… into-parquet|into-clickhouse|feed`."""
 
 from __future__ import annotations
 
@@ -10,44 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from millstream.broker import check_broker
 from millstream.errors import ConfigError
 from millstream.settings import get_settings
-from schemas.batch import Batch, parse_rfc3339
+from schemas.batch import Batch
 from sinks.clickhouse.config import ClickHouseConfig
 from sinks.factory import clickhouse_config
 from sources.feed import FeedJob, FeedResult, prepare_topics
-from sources.feeders import feed_all
-from streams.cli.errors import Group
+from sources.feeders import FeedError, feed_all
+from streams.cli.errors import Command, Group
+from streams.cli.given import batch_timestamp, give, jobs_of, now_ns
 from streams.cli.oneshot import OneShot
-from streams.cli.progress import DumpProgress
+from streams.cli.progress import DumpProgress, size_of
+from streams.cli.redis import from_cluster, from_codis, from_standalone
 from streams.ledger import BatchState, rate
-
-
-class Timestamp(click.ParamType):
-    """RFC 3339, to the nanosecond."""
-
-    name = "RFC3339"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Nanoseconds since 1970."""
-        try:
-            return value if isinstance(value, int) else parse_rfc3339(value)
-        except ValueError as exc:
-            self.fail(str(exc), param, ctx)
 
 
 def default_concurrency() -> int:
     """Half the CPUs, 1 to 8."""
     return max(1, min(8, (os.cpu_count() or 2) // 2))
-
-
-def now_ns() -> int:
-    """Now, cut to milliseconds: the directory of a batch has no finer time (T30)."""
-    return time.time_ns() // 1_000_000 * 1_000_000
 
 
 @click.group(cls=Group)
@@ -56,7 +41,7 @@ def now_ns() -> int:
     type=click.IntRange(1, 1000),
     default=default_concurrency,
     show_default="half the CPUs, 1 to 8",
-    help="Files that are read at the same time.",
+    help="Instances that are read at the same time.",
 )
 @click.pass_context
 def dump(ctx: click.Context, concurrency: int) -> None:
@@ -64,15 +49,16 @@ def dump(ctx: click.Context, concurrency: int) -> None:
 
     \b
     millstream dump from-file --path dump.rdb --cluster prod --instance 10.0.0.1:6379 into-parquet --dir out
+    millstream dump from-cluster --nodes 10.0.0.1:7000,10.0.0.2:7000 --cluster prod into-parquet --dir out
     """
     ctx.meta["concurrency"] = concurrency
 
 
-@dump.group("from-file", cls=Group)
+@click.group("from-file", cls=Group)
 @click.option("--path", "paths", multiple=True, required=True, help="An RDB file; repeat it with --instance.")
 @click.option("--cluster", required=True, help="Name of the cluster: any text.")
 @click.option("--instance", "instances", multiple=True, required=True, help="Whose dump the file is, like IP:port.")
-@click.option("--batch-timestamp", type=Timestamp(), help="Time of the dump, RFC 3339. Default: now.")
+@batch_timestamp
 @click.pass_context
 def from_file(
     ctx: click.Context, paths: tuple[str, ...], cluster: str, instances: tuple[str, ...], batch_timestamp: int | None
@@ -95,13 +81,14 @@ def from_file(
     if empty:
         raise click.UsageError(f"{empty} must not be empty", ctx)
     batch_ts = now_ns() if batch_timestamp is None else batch_timestamp
-    ctx.meta["jobs"] = [
+    jobs = [
         FeedJob(path=p, cluster=cluster, instance=i, batch_ts=batch_ts, instances=list(instances))
         for p, i in zip(paths, instances, strict=True)
     ]
+    give(ctx, lambda: jobs)
 
 
-@from_file.command("into-parquet")
+@click.command("into-parquet", cls=Command)
 @click.option(
     "--dir",
     "directory",
@@ -134,7 +121,7 @@ def into_parquet(ctx: click.Context, directory: Path, compression: str | None, s
     _one_shot(ctx, sinks)
 
 
-@from_file.command("into-clickhouse")
+@click.command("into-clickhouse", cls=Command)
 @click.option(
     "--url",
     envvar="MILLSTREAM_CLICKHOUSE_URL",
@@ -153,7 +140,7 @@ def into_clickhouse(ctx: click.Context, url: str, auto_create_tables: bool, prox
       into-clickhouse --url 'http://default@127.0.0.1:8123?database=redis' --auto-create-tables
     """
     config = ClickHouseConfig.parse(url, proxy_url=proxy_url)
-    refuse_expired(_jobs(ctx)[0].batch, config.batch_ttl_days)
+    refuse_expired(jobs_of(ctx)[0].batch, config.batch_ttl_days)
     sinks = {"CLICKHOUSE_URL": url}
     if auto_create_tables:
         sinks["CLICKHOUSE_AUTO_CREATE_TABLES"] = "true"
@@ -162,7 +149,7 @@ def into_clickhouse(ctx: click.Context, url: str, auto_create_tables: bool, prox
     _one_shot(ctx, sinks)
 
 
-@from_file.command("feed")
+@click.command("feed", cls=Command)
 @click.option(
     "--expect",
     "expected",
@@ -186,37 +173,28 @@ def feed(ctx: click.Context, expected: tuple[str, ...], new_run: bool) -> None:
         raise ConfigError(
             "feed produces for running workers: set MILLSTREAM_BOOTSTRAP_SERVERS=host:port to their Kafka"
         )
-    given = _jobs(ctx)
+    given = jobs_of(ctx)
     if (config := clickhouse_config(settings)) is not None:
         refuse_expired(given[0].batch, config.batch_ttl_days)
     manifest = sorted({*given[0].instances, *expected})
-    jobs = [
-        FeedJob(
-            path=j.path,
-            cluster=j.cluster,
-            instance=j.instance,
-            batch_ts=j.batch_ts,
-            instances=manifest,
-            new_run=new_run,
-        )
-        for j in given
-    ]
-
-    sizes = {j.instance: Path(j.path).stat().st_size if Path(j.path).exists() else 0 for j in jobs}
+    jobs = [msgspec.structs.replace(j, instances=manifest, new_run=new_run) for j in given]
 
     async def run() -> dict[str, Any]:
         await check_broker(str(settings.bootstrap_servers))
         await asyncio.to_thread(prepare_topics, settings, jobs)
-        with DumpProgress(sum(sizes.values()), len(jobs)) as bar:
-            done: set[str] = set()
+        with DumpProgress(size_of(jobs), len(jobs)) as bar:
+            done = 0
 
             def on_progress(job: FeedJob, rows: int, at: int) -> None:
                 bar.fed(job.instance, rows, at)
-                if at == sizes[job.instance]:
-                    done.add(job.instance)
-                bar.stored(bar.fed_rows, len(done))
+                bar.stored(bar.fed_rows, done)
 
-            return await feed_all(jobs, ctx.meta["concurrency"], on_progress)
+            def on_result(result: FeedResult | FeedError) -> None:
+                nonlocal done
+                done += isinstance(result, FeedResult)
+                bar.stored(bar.fed_rows, done)
+
+            return await feed_all(jobs, ctx.meta["concurrency"], on_progress, on_result=on_result)
 
     results = asyncio.run(run())
     batch, failed = jobs[0].batch, 0
@@ -248,15 +226,10 @@ def refuse_expired(batch: Batch, ttl_days: int) -> None:
         )
 
 
-def _jobs(ctx: click.Context) -> list[FeedJob]:
-    jobs: list[FeedJob] = ctx.meta["jobs"]
-    return jobs
-
-
 def _one_shot(ctx: click.Context, sinks: dict[str, str]) -> None:
-    jobs = _jobs(ctx)
+    jobs = jobs_of(ctx)
     for job in jobs:
-        if not Path(job.path).is_file():
+        if job.redis is None and not Path(job.path).is_file():
             raise click.UsageError(f"--path {job.path}: no such file", ctx)
     shot = OneShot(jobs, sinks, ctx.meta["concurrency"])
     click.echo(f"batch {shot.batch.rfc3339} of cluster {shot.batch.cluster!r}, {len(jobs)} instances", err=True)
@@ -280,3 +253,9 @@ def show_published(batch: Batch, state: BatchState) -> None:
     ):
         table.add_row(name, value)
     Console().print(table)
+
+
+for _source in (from_file, from_standalone, from_cluster, from_codis):
+    dump.add_command(_source)
+    for _target in (into_parquet, into_clickhouse, feed):
+        _source.add_command(_target)

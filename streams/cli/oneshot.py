@@ -12,14 +12,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from millstream.errors import MillstreamError
 from schemas.batch import Batch
 from sources.feed import FeedJob, FeedResult, prepare_topics
 from sources.feeders import FeedError, feed_all
 from streams.cli.private import private
-from streams.cli.progress import DumpProgress
+from streams.cli.progress import DumpProgress, size_of
 from streams.cli.states import States
 from streams.cli.worker import WorkerProcess
 from streams.ledger import ABORTED, FAILED, PUBLISHED, BatchState
@@ -84,8 +83,7 @@ class OneShot:
 
     async def _feed_and_wait(self, states: States, worker: WorkerProcess, environment: Mapping[str, str]) -> BatchState:
         key, expected = self.batch.key, len(self.jobs)
-        sizes = {job.instance: _size(job.path) for job in self.jobs}
-        with DumpProgress(sum(sizes.values()), expected) as progress, worker.log_path.open("ab") as log:
+        with DumpProgress(size_of(self.jobs), expected) as progress, worker.log_path.open("ab") as log:
             feeding = asyncio.create_task(
                 feed_all(
                     self.jobs,
@@ -98,7 +96,7 @@ class OneShot:
             try:
                 last_change = time.monotonic()
                 while True:
-                    before = states.changes, progress.fed_rows
+                    before = states.changes, progress.reports
                     await asyncio.to_thread(states.update, 0.2)
                     state = states.batch(key)
                     if state is not None:
@@ -118,7 +116,7 @@ class OneShot:
                             f"batch {self.batch.rfc3339} {state.state}: {state.reason}{self._again()}"
                         )
                     worker.check()
-                    if (states.changes, progress.fed_rows) != before:
+                    if (states.changes, progress.reports) != before:
                         last_change = time.monotonic()
                     elif time.monotonic() - last_change > IDLE_SECONDS:
                         raise DumpFailedError(
@@ -142,10 +140,3 @@ def _failures(results: Mapping[str, FeedResult | FeedError]) -> str:
         elif result.outcome == "aborted":
             said.append(f"instance {instance}: {result.reason}")
     return "\n".join(said)
-
-
-def _size(path: str) -> int:
-    try:
-        return Path(path).stat().st_size
-    except OSError:
-        return 0

@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
+from rich.filesize import decimal
 from rich.progress import TextColumn
 
+from sources.feed import FeedJob
 from streams.cli.showing import bars
 
 
-class DumpProgress:
-    """How far feeding and storing are: the bar is full when all rows of all files are in the sinks."""
+def size_of(jobs: Sequence[FeedJob]) -> int | None:
+    """Bytes of all dumps; None where a Redis has one of them, whose size nobody knows beforehand."""
+    if any(job.redis is not None for job in jobs):
+        return None
+    return sum(path.stat().st_size for job in jobs if (path := Path(job.path)).exists())
 
-    def __init__(self, total_bytes: int, instances: int) -> None:
-        self._total, self._instances = max(1, total_bytes), instances
+
+class DumpProgress:
+    """How far feeding and storing are: the bar is full when all rows of all dumps are in the sinks."""
+
+    def __init__(self, total_bytes: int | None, instances: int) -> None:
+        self._total, self._instances = total_bytes, instances
+        self.reports = 0
+        """How often a feeder has told of itself."""
         self._fed: dict[str, tuple[int, int]] = {}
         self._stored = self._done = 0
         self._began = 0.0
         self._bar = bars(
+            TextColumn("{task.fields[share]}"),
             TextColumn("{task.fields[records]:,} records"),
             TextColumn("{task.fields[rate]:,}/s"),
             TextColumn("instances {task.fields[done]}"),
         )
-        self._task = self._bar.add_task("dump", total=1.0, records=0, rate=0, done=f"0/{instances}")
+        total = None if total_bytes is None else 1.0
+        self._task = self._bar.add_task("dump", total=total, share="", records=0, rate=0, done=f"0/{instances}")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -39,6 +54,7 @@ class DumpProgress:
 
     def fed(self, instance: str, rows: int, position: int) -> None:
         """A feeder is so far: rows, and bytes of its file."""
+        self.reports += 1
         self._began = self._began or time.monotonic()
         self._fed[instance] = rows, position
         self._show()
@@ -50,15 +66,17 @@ class DumpProgress:
 
     def finished(self) -> None:
         """All is there."""
-        self._bar.update(self._task, completed=1.0)
+        self._bar.update(self._task, total=1.0, completed=1.0)
 
     def _show(self) -> None:
-        read = sum(at for _, at in self._fed.values()) / self._total
+        read = sum(at for _, at in self._fed.values())
         kept = min(1.0, self._stored / self.fed_rows) if self.fed_rows else 0.0
+        through = None if self._total is None else read / max(1, self._total) * kept
         seconds = time.monotonic() - self._began if self._began else 0.0
         self._bar.update(
             self._task,
-            completed=read * kept,
+            completed=through,
+            share=f"{decimal(read)} read" if through is None else "",
             records=self._stored,
             rate=round(self._stored / seconds) if seconds > 0.5 else 0,
             done=f"{self._done}/{self._instances}",

@@ -13,6 +13,10 @@ from tests.acceptance.cli import FIXTURES
 
 RDB = str(FIXTURES / "redis7.0-all.rdb")
 FROM = ["dump", "from-file", "--cluster", "c", "--path", RDB, "--instance", "a:1"]
+STANDALONE = ["dump", "from-standalone", "--cluster", "c", "--addr", "127.0.0.1:1"]
+CLUSTER = ["dump", "from-cluster", "--cluster", "c", "--nodes", "127.0.0.1:1,127.0.0.1:2"]
+CODIS = ["dump", "from-codis", "--dashboard", "http://u:hush@127.0.0.1:1"]
+SOURCES = {tuple(source[:2]): source for source in (FROM, STANDALONE, CLUSTER, CODIS)}
 
 
 def run(*arguments: str, **environment: str) -> tuple[int, str]:
@@ -34,6 +38,14 @@ def run(*arguments: str, **environment: str) -> tuple[int, str]:
         ([*FROM, "--cluster", "", "into-parquet", "--dir", "x"], "--cluster must not be empty"),
         (["dump", "from-file", "--cluster", "c", "--path", "/no/such", "--instance", "a", "into-parquet", "--dir", "x"],
          "/no/such: no such file"),
+        (["dump", "from-standalone", "--cluster", "c", "--addr", "nowhere", "feed"], "'nowhere' is not host:port"),
+        (["dump", "from-standalone", "--cluster", "c", "--addr", "h:70000", "feed"], "1 to 65535"),
+        (["dump", "from-cluster", "--cluster", "c", "--nodes", "h:1,h", "feed"], "'h' is not host:port"),
+        (["dump", "from-codis", "--dashboard", "127.0.0.1:1", "feed"], "http://host:port is expected"),
+        ([*CLUSTER, "--cluster", "", "feed"], "--cluster must not be empty"),
+        ([*STANDALONE, "--username", "u", "feed"], "--username u needs a password"),
+        ([*STANDALONE, "--tls-insecure", "feed"], "go with --tls"),
+        ([*STANDALONE, "--tls", "--tls-ca-cert", "/no/such", "feed"], "/no/such"),
         (["batches", "abort", "c", "yesterday"], "RFC 3339"),
         (["misc", "completion", "csh"], "bash"),
     ],
@@ -51,6 +63,8 @@ def test_wrong_usage_is_told_with_what_is_allowed(arguments: list[str], says: st
         ([*FROM, "--batch-timestamp", "2020-01-01T00:00:00Z", "into-clickhouse", "--url", "chdb:///x?database=d"],
          "ClickHouse deletes batches after 3 days"),
         ([*FROM, "feed"], "MILLSTREAM_BOOTSTRAP_SERVERS"),
+        ([*CLUSTER, "--password", "hush-hush", "into-parquet", "--dir", "x"], "127.0.0.1:2: Connection refused"),
+        ([*CODIS, "into-parquet", "--dir", "x"], "Codis dashboard http://u:***@127.0.0.1:1: "),
         (["batches"], "MILLSTREAM_BOOTSTRAP_SERVERS"),
     ],
 )  # fmt: skip
@@ -113,7 +127,7 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, 
 
 @pytest.mark.parametrize("path", commands(cli), ids=" ".join)
 def test_every_help_has_an_example(path: tuple[str, ...]) -> None:
-    filled = [*FROM, *path[2:]] if path[:2] == ("dump", "from-file") else list(path)
+    filled = [*SOURCES.get(path[:2], path[:2]), *path[2:]]
     code, said = run(*filled, "--help")
     assert code == 0
     assert "millstream " in said.partition("\n")[2]

@@ -97,7 +97,7 @@ def _allowed(field: FieldInfo) -> str:
             upper = f" to {int(most) // MIB} MiB" if most is not None else " or more"  # type: ignore[call-overload]
             return f"bytes, {least}{upper}"
         return f"{least} to {most}" if most is not None else f"{least} or more"
-    return {Path: "a path", SecretStr: "a URL (secret)"}.get(kind, "text")
+    return {Path: "a path", SecretStr: "text (secret)"}.get(kind, "text")
 
 
 def written() -> str:

@@ -1,0 +1,48 @@
+"""What a source command of `dump` gives to the target command behind it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from schemas.batch import parse_rfc3339
+from sources.feed import FeedJob
+
+_JOBS = "millstream.jobs"
+"""Key in click's `Context.meta`."""
+
+
+class Timestamp(click.ParamType):
+    """RFC 3339, to the nanosecond."""
+
+    name = "RFC3339"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Nanoseconds since 1970."""
+        try:
+            return value if isinstance(value, int) else parse_rfc3339(value)
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+def now_ns() -> int:
+    """Now, cut to milliseconds: the directory of a batch has no finer time (T30)."""
+    return time.time_ns() // 1_000_000 * 1_000_000
+
+
+batch_timestamp = click.option("--batch-timestamp", type=Timestamp(), help="Time of the dump, RFC 3339. Default: now.")
+
+
+def give(ctx: click.Context, jobs: Callable[[], list[FeedJob]]) -> None:
+    """Leave the jobs for the target; they are made when it asks, so that help needs no server."""
+    ctx.meta[_JOBS] = jobs
+
+
+def jobs_of(ctx: click.Context) -> list[FeedJob]:
+    """The jobs of the source before."""
+    found: list[FeedJob] = ctx.meta[_JOBS]() if callable(ctx.meta[_JOBS]) else ctx.meta[_JOBS]
+    ctx.meta[_JOBS] = found
+    return found
