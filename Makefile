@@ -1,7 +1,7 @@
 # `make` lists what there is. Everything runs in .venv, made from requirements.lock.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-changefeed test lint kafka kafka-stop relay projection lock proto fixtures bench chaos faults helm operator-test clean preflight
+.PHONY: help demo demo-changefeed test lint kafka kafka-stop relay projection lock proto fixtures bench chaos faults helm operator-test clean preflight redis-memory
 
 BIN := .venv/bin
 # By content, so that neither a fresh checkout nor `touch` installs anything anew.
@@ -71,6 +71,9 @@ fixtures: $(INSTALLED)  ## Make the RDB test files anew with real Redis servers 
 
 bench: $(INSTALLED) $(BENCH_INSTALLED)  ## Speed, latency and memory, beside others (BENCH="--rounds 1 --only json"; docs/benchmarks.md)
 	$(BIN)/python -m bench $(BENCH)
+
+redis-memory: $(INSTALLED)  ## Peak memory of dumps off a Redis, by their size (docs/redis-sources.md)
+	$(BIN)/python -m bench.redis_source $(REDIS_MEMORY)
 
 chaos: $(INSTALLED)  ## Attack real workers at random and check what came out (CHAOS_MINUTES=10 CHAOS_SEED=n CHAOS_ROUND=n; docs/proof.md)
 	$(BIN)/python -m tests.chaos.run

@@ -57,6 +57,11 @@ class Connection:
             async with asyncio.timeout(2):
                 await self._writer.wait_closed()
 
+    @property
+    def closing(self) -> bool:
+        """It is broken, or about to be closed."""
+        return self._writer.is_closing()
+
     def send(self, *words: str) -> None:
         """Send a command without waiting for anything."""
         encoded = [word.encode("utf-8", "surrogateescape") for word in words]
@@ -89,17 +94,26 @@ class Connection:
             async with asyncio.timeout(seconds):
                 return await reading
         except TimeoutError as exc:
-            tls = "" if self.endpoint.tls else ". If it speaks TLS there, add --tls"
-            raise RedisAwayError(f"{address} did not answer {to} for {seconds:g} s{tls}") from exc
+            raise RedisAwayError(f"{address} did not answer {to} for {seconds:g} s; {self._tls()}") from exc
         except asyncio.LimitOverrunError as exc:
             raise self._no_redis(await self.reader.read(80)) from exc
         except asyncio.IncompleteReadError as exc:
             if exc.partial:
                 raise self._no_redis(exc.partial) from exc
-            tls = "" if self.endpoint.tls else "; if it speaks TLS there, add --tls"
-            raise RedisAwayError(f"{address} closed the connection instead of answering {to}{tls}") from exc
-        except (OSError, ssl.SSLError) as exc:
-            raise RedisAwayError(f"{address}: the connection broke at {to}: {exc}") from exc
+            raise RedisAwayError(f"{address} closed the connection instead of answering {to}; {self._tls()}") from exc
+        except OSError as exc:
+            hint = f"; {self._tls()}" if isinstance(exc, ssl.SSLError | ConnectionResetError) else ""
+            raise RedisAwayError(f"{address}: the connection broke at {to}: {exc}{hint}") from exc
+
+    def _tls(self) -> str:
+        """A guess at what else is wrong."""
+        if self.endpoint.tls is None:
+            return "if it speaks TLS there, add --tls"
+        return (
+            "it may want a client certificate: --tls-cert, --tls-key"
+            if not self.endpoint.tls.cert_file
+            else "see its log"
+        )
 
     def _no_redis(self, said: bytes) -> RedisSourceError:
         address = self.endpoint.address

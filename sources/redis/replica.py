@@ -59,8 +59,9 @@ class Replica:
         await connection.log_in()
         # No listening-port: nothing listens here, and Sentinel or a client that looks for replicas shall see as much.
         await self._announce("capa", "eof", "capa", "psync2")
-        # From Redis 7.0 on the master then keeps no stream of commands for us, which could overflow its buffer.
-        await self._announce("rdb-only", "1")
+        # A master that knows it keeps no stream of commands for us, which could overflow its buffer, and closes the
+        # connection behind the dump. From then on anything we send would make its kernel throw away what is under way.
+        leaves = await self._announce("rdb-only", "1")
         try:
             connection.send("PSYNC", "?", "-1")
             said = await connection.reply("PSYNC", self._silence)
@@ -68,7 +69,8 @@ class Replica:
                 raise RedisSourceError(f"{connection.endpoint.address} answered PSYNC with {said!r}")
         except Refused as exc:
             raise connection.explain("PSYNC", str(exc)) from None
-        self._acks = asyncio.create_task(self._acknowledge())
+        if not leaves:
+            self._acks = asyncio.create_task(self._acknowledge())
         try:
             while not self._transfer.started:
                 self._held += self._transfer.feed(await self._receive())
@@ -82,17 +84,19 @@ class Replica:
         except TransferDroppedError as exc:  # nothing of the dump has been seen: as good as at PSYNC itself
             raise RedisAwayError(str(exc)) from exc
 
-    async def _announce(self, *words: str) -> None:
+    async def _announce(self, *words: str) -> bool:
+        """Whether the server knows the option; older ones go on without it."""
         try:
             await self._connection.command("REPLCONF", *words)
         except Refused as exc:
-            # "Unrecognized REPLCONF option": an older server, which goes on without it.
             if "unrecognized" not in str(exc).lower():
                 raise self._connection.explain("REPLCONF", str(exc)) from None
+            return False
+        return True
 
     async def _acknowledge(self) -> None:
-        """A master ends replicas that say nothing for repl-timeout. Zero, so that no WAIT ever counts this one."""
-        while True:
+        """A master ends replicas that say nothing for repl-timeout. Zero, so that no WAIT counts this one."""
+        while not self._connection.closing:
             self._connection.send("REPLCONF", "ACK", "0")
             await asyncio.sleep(ACK_SECONDS)
 

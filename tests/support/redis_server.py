@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +46,7 @@ class RedisServer:
         for _ in range(5):
             (self.port,) = free_ports(1)
             command = [str(binary(self.kind)), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+            command += ["--repl-diskless-sync-delay", "0"]
             with (self.directory / "log").open("ab") as log:
                 self._process = subprocess.Popen(
                     [*command, "--dir", str(self.directory), "--dbfilename", "dump.rdb", *self.options],
@@ -64,7 +64,7 @@ class RedisServer:
             return "ended"
         try:
             self.client.ping()
-        except redis.BusyLoadingError:
+        except (redis.BusyLoadingError, redis.AuthenticationError):
             return "up"
         except redis.ConnectionError:
             return ""
@@ -82,6 +82,8 @@ class RedisServer:
 
     def saved(self) -> Path:
         """Its dump as it writes it itself."""
+        # It may not have noticed yet that its fork for a replica is through.
+        wait_until(lambda: not self.client.info("persistence")["rdb_bgsave_in_progress"], 30, "the fork to end")
         self.client.save()
         return self.directory / "dump.rdb"
 
@@ -133,7 +135,8 @@ def form_cluster(masters: list[RedisServer], replicas: dict[int, RedisServer]) -
         node.call("CLUSTER", "MEET", "127.0.0.1", masters[0].port)
 
     def lines(node: RedisServer) -> list[str]:
-        return [line for line in str(node.call("CLUSTER", "NODES")).splitlines() if "handshake" not in line]
+        text = bytes(node.call("CLUSTER", "NODES")).decode()
+        return [line for line in text.splitlines() if "handshake" not in line]
 
     wait_until(lambda: all(len(lines(n)) == len(every) for n in every), 60, "the nodes to know one another")
     for i, replica in replicas.items():
@@ -142,12 +145,7 @@ def form_cluster(masters: list[RedisServer], replicas: dict[int, RedisServer]) -
     def formed() -> bool:
         slaves = [sum("slave" in line and "connected" in line for line in lines(n)) for n in every]
         up = all(r.client.info("replication")["master_link_status"] == "up" for r in replicas.values())
-        states = [n.client.execute_command("CLUSTER INFO") for n in every]
-        return up and slaves == [len(replicas)] * len(every) and all("ok" in str(s) for s in states)
+        states = [bytes(n.call("CLUSTER", "INFO")) for n in every]
+        return up and slaves == [len(replicas)] * len(every) and all(b"cluster_state:ok" in s for s in states)
 
     wait_until(formed, 60, "the cluster")
-
-
-def now() -> str:
-    """A batch timestamp that no ClickHouse would refuse."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

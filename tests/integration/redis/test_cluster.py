@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +22,7 @@ KEYS = 300
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
     """Three masters and a replica of the first."""
     directory = tmp_path_factory.mktemp("cluster")
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--repl-diskless-sync-delay", "0")
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
     with ExitStack() as stack:
         nodes = [stack.enter_context(running(directory / str(i), *options)) for i in range(4)]
         form_cluster(nodes[:3], {0: nodes[3]})
@@ -30,12 +30,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServ
 
 
 def dumped(node: Node, server: RedisServer) -> pa.Table:
-    stream = DumpStream(server.endpoint.at(node.host, node.port), retry_timeout=30, silence=30)
-    try:
+    endpoint = server.endpoint.at(node.host, node.port)
+    with closing(DumpStream(endpoint, retry_timeout=30, silence=30)) as stream:
         stream.open(lambda: None)
         return pa.Table.from_batches(list(RdbReader(stream, name="dump", slots="redis")))
-    finally:
-        stream.close()
 
 
 async def test_each_shard_is_dumped_once_from_its_replica_if_it_has_one(cluster: list[RedisServer]) -> None:

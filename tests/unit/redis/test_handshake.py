@@ -274,6 +274,27 @@ async def test_a_slow_reader_slows_the_master_and_holds_little() -> None:
     assert sent < 64 << 20  # what both sockets and the reader's buffer take
 
 
+@pytest.mark.parametrize("diskless", [False, True], ids=["disk", "diskless"])
+async def test_a_master_that_closes_behind_the_dump_takes_nothing_with_it(diskless: bool) -> None:
+    # rdb-only: what we sent it now would be answered with a reset, and the rest of the dump would be lost
+    closed, dump = asyncio.Event(), RDB * 20
+
+    async def play(caller: Caller) -> None:
+        await caller.shake_hands()
+        caller.writer.transport.set_write_buffer_limits(1 << 30)
+        await caller.dump(dump, diskless=diskless)
+        caller.writer.close()
+        closed.set()
+
+    async with master(play) as endpoint:
+        replica = await begin(endpoint)
+        first = await replica.read(10)
+        async with asyncio.timeout(20):
+            await closed.wait()
+        await asyncio.sleep(0.1)  # ten acknowledgements, if there were any
+        assert first + await whole(replica) == dump
+
+
 async def test_a_stream_for_a_thread_beats_while_it_waits_and_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sources.redis.stream.BEAT_SECONDS", 0.01)
     beats, go_on = [], asyncio.Event()
