@@ -41,7 +41,7 @@ def test_a_standalone_server_becomes_the_parquet_of_its_own_file(kafka: str, tmp
     with running(tmp_path / "redis", "--requirepass", PASSWORD, password=PASSWORD) as server:
         fill(server, 3000)
         command = ["dump", "from-standalone", "--addr", server.address, "--cluster", "prod", "--batch-timestamp", BATCH]
-        refused = cli(*command, "--password", "wrong-password", "into-parquet", "--dir", tmp_path / "no")
+        refused = cli(*command, "--password", "wrong-password", "feed")
         assert refused.returncode == 1
         assert f"{server.address} refused the password of user 'default'" in refused.stderr
         assert "Traceback" not in refused.stderr

@@ -24,6 +24,11 @@ DISKLESS = ("--repl-diskless-sync", "yes")
 DISK = ("--repl-diskless-sync", "no")
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sources.redis.replica.WAIT_FIRST", 0.05)
+
+
 @contextmanager
 def opened(
     endpoint: RedisEndpoint, *, wait: float = 30, waiting: Callable[[], None] = lambda: None
@@ -111,10 +116,11 @@ user reader on >its-password ~* +@read +ping
 """
 
 
-@pytest.fixture
-def guarded(tmp_path: Path) -> Iterator[RedisServer]:
-    (tmp_path / "users.acl").write_text(USERS)
-    with running(tmp_path, "--aclfile", str(tmp_path / "users.acl"), password="none") as server:
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    directory = tmp_path_factory.mktemp("guarded")
+    (directory / "users.acl").write_text(USERS)
+    with running(directory, "--aclfile", str(directory / "users.acl"), password="none") as server:
         yield server
 
 
@@ -142,9 +148,9 @@ def test_a_password_where_there_is_none_is_told(tmp_path: Path) -> None:
 
 def test_a_server_that_is_loading_is_waited_for(tmp_path: Path) -> None:
     with running(tmp_path) as server:
-        fill(server, 1500)
+        fill(server, 5000)
         expected = by_key(rows_of(server.saved()))
-    slow = ("--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024")
+    slow = ("--key-load-delay", "1500", "--loading-process-events-interval-bytes", "1024")
     with running(tmp_path, *slow) as server:
         refused(server.endpoint, "LOADING.*MILLSTREAM_REDIS_RETRY_TIMEOUT", wait=0.2)
         while_it_waits = partial(server.call, "CONFIG", "SET", "key-load-delay", "0")
@@ -200,5 +206,5 @@ def test_what_is_wrong_with_tls_is_told(secure: tuple[RedisServer, RedisEndpoint
 def test_tls_to_a_server_without_it_is_told(
     secure: tuple[RedisServer, RedisEndpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sources.redis.connection.CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("sources.redis.connection.CONNECT_SECONDS", 0.5)
     refused(msgspec.structs.replace(secure[0].endpoint, tls=Tls(ca_file=CA)), "leave --tls out")
