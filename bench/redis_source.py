@@ -1,6 +1,6 @@
 """Memory of a dump off a Redis, by the size of the dump: `make redis-memory`. Starts a server, and a broker of its own.
 
-python -m bench.redis_source [--keys 400000] [--bytes 250 2500 10000] [--diskless]
+python -m bench.redis_source [--keys 200000] [--bytes 500 5000 20000] [--diskless]
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def measure(server: RedisServer, keys: int, directory: Path) -> dict[str, object
 def main() -> None:
     """Print a line of JSON per size."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keys", type=int, default=400_000)
-    parser.add_argument("--bytes", type=int, nargs="+", default=[250, 2500, 10_000], help="of each value")
+    parser.add_argument("--keys", type=int, default=200_000)
+    parser.add_argument("--bytes", type=int, nargs="+", default=[500, 5000, 20_000], help="of each value")
     parser.add_argument("--diskless", action="store_true")
     given = parser.parse_args()
     options = [

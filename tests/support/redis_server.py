@@ -54,8 +54,12 @@ class RedisServer:
                     stderr=log,
                 )
             self.client = redis.Redis(port=self.port, password=self._password or None, protocol=2)
-            if wait_until(self._started, 30, f"the server: {self.directory / 'log'}") == "up":
-                return
+            try:
+                if wait_until(self._started, 30, f"the server: {self.directory / 'log'}") == "up":
+                    return
+            except BaseException:
+                self.stop()
+                raise
         raise AssertionError((self.directory / "log").read_text())
 
     def _started(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from millstream.settings import Settings
 from schemas.control import add_digest, label_of, read_body
 from schemas.names import records_topic
 from sources.feed import FeedJob, FeedResult, feed_file
+from sources.feeders import FeedError, feed_all
 from sources.rdb import RdbReader
 from sources.redis import RedisEndpoint, RedisSourceError
 from tests.support.kafka import read_all
@@ -171,3 +173,27 @@ async def test_slots_are_filled_for_the_source_they_belong_to(settings: Settings
     rows = pa.ipc.open_stream(run[1].value()).read_all()
     assert rows["codis_slot"].null_count == 0
     assert rows["redis_slot"].null_count == rows.num_rows
+
+
+async def test_a_feeder_that_is_killed_in_the_middle_begins_anew_as_another_run(settings: Settings, rdb: bytes) -> None:
+    environment = os.environ | {
+        "MILLSTREAM_BOOTSTRAP_SERVERS": str(settings.bootstrap_servers),
+        "MILLSTREAM_NAMESPACE": settings.namespace,
+    }
+    dies = environment | {"MILLSTREAM_FAILPOINTS": "feed.after_commit=kill"}
+
+    async def play(caller: Caller) -> None:
+        await caller.shake_hands()
+        await caller.dump(rdb, of=None if caller.number else len(rdb) // 2)
+        if not caller.number:
+            await asyncio.sleep(1000)  # what has come is committed meanwhile, and the feeder killed behind it
+
+    async with master(play) as endpoint:
+        killed = await feed_all([job(endpoint)], 1, lambda *_: None, dies)
+        assert isinstance(killed["i:1"], FeedError)
+        again = (await feed_all([job(endpoint)], 1, lambda *_: None, environment))["i:1"]
+    assert isinstance(again, FeedResult)
+    assert (again.outcome, again.rows, again.resumed) == ("fed", ROWS, False)
+    first, second = await asyncio.to_thread(runs, settings)
+    assert "done" not in kinds(first)
+    assert kinds(second) == "begin rows done"
