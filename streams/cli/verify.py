@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from millstream.errors import ConfigError
 from millstream.settings import Settings, get_settings
 from streams.cli.connected import check_kafka
 from streams.cli.errors import Group
@@ -126,6 +127,8 @@ async def _projection(settings: Settings, ranges: int, repair: bool, topic: bool
             verdicts = await look.look()
             if not (repair and _keys(verdicts)):
                 return verdicts
+            if not verdicts[0].rows and verdicts[0].extra:
+                raise ConfigError("catalog.videos has no rows: a repair would delete every video. Fill the table first")
             await own(mending)
             wrong = _keys(verdicts)
             await from_events(mending, look.topic() if topic else None, wrong)

@@ -11,8 +11,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pyarrow.parquet as pq
+from click.testing import CliRunner, Result
+
+from millstream import settings as settings_module
+from streams.cli import cli as program
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests" / "fixtures" / "rdb"
@@ -41,6 +46,16 @@ class Cli:
             text=True,
             timeout=timeout,
         )
+
+    def here(self, *arguments: object, **settings: str) -> Result:
+        """Run it in this process, which is quicker than to start one. From one thread at a time."""
+        given = self.environment | {f"MILLSTREAM_{k}": v for k, v in settings.items()}
+        with patch.dict(os.environ, {k: v for k, v in given.items() if k.startswith("MILLSTREAM_")}):
+            settings_module._current = None
+            try:
+                return CliRunner().invoke(program, [str(a) for a in arguments])
+            finally:
+                settings_module._current = None
 
     def start(self, *arguments: object, **settings: str) -> subprocess.Popen[str]:
         """Start it, to be looked at while it runs."""

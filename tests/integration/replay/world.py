@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from millstream import settings as settings_module
 from millstream.postgres import Connection, connect
 from millstream.settings import Settings
 from schemas.events import Event
-from streams.cli import cli
 from streams.replay.plan import Plan, TopicPlan
 from streams.replay.run import Replay
 from tests.acceptance.cli import Cli
@@ -69,14 +65,8 @@ class World:
         return Cli(self.kafka, self.home, **(own | settings))
 
     def here(self, *arguments: str, **settings: str) -> Result:
-        """The program in this process, which takes less than to start one. From one thread at a time."""
-        environment = self.cli(**settings).environment
-        with patch.dict(os.environ, {k: v for k, v in environment.items() if k.startswith("MILLSTREAM_")}):
-            settings_module._current = None
-            try:
-                return CliRunner().invoke(cli, arguments)
-            finally:
-                settings_module._current = None
+        """The program in this process."""
+        return self.cli(**settings).here(*arguments)
 
     def ok(self, *arguments: str) -> str:
         """What it prints, and it has to succeed."""

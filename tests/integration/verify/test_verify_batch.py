@@ -61,11 +61,11 @@ def test_a_batch_is_compared_row_by_row_and_with_the_facts(kafka: str, tmp_path:
     assert code == 3
     assert (found["Parquet"]["extra"], found["Parquet"]["stale"]) == ([keys[0]], [keys[1]])
     assert len(found["Parquet"]["missing"]) == found["Parquet"]["rows"] - int(gone[0][0]) - len(sizes) + 1
-    only = cli("verify", "batch", "c", at, CLICKHOUSE_URL="none")
-    assert (only.returncode, "topic (source), Parquet (sink): stale: 1: a:1" in only.stdout) == (3, True)
-    nothing = cli("verify", "batch", "c", "2026-01-01T00:00:00Z")
-    assert (nothing.returncode, "there is no batch 2026-01-01T00:00:00.000000000Z" in nothing.stderr) == (1, True)
-    assert cli("verify", "batch", "c", "yesterday").returncode == 2
+    only = cli.here("verify", "batch", "c", at, CLICKHOUSE_URL="none")
+    assert (only.exit_code, "topic (source), Parquet (sink): stale: 1: a:1" in only.stdout) == (3, True)
+    nothing = cli.here("verify", "batch", "c", "2026-01-01T00:00:00Z", CLICKHOUSE_URL="none")
+    assert (nothing.exit_code, "there is no batch 2026-01-01T00:00:00.000000000Z" in nothing.stderr) == (1, True)
+    assert cli.here("verify", "batch", "c", "yesterday").exit_code == 2
 
 
 PARQUET_SIZE = pa.field("rdb_size", pa.int64(), nullable=False)

@@ -197,6 +197,13 @@ async def test_a_repair_that_is_killed_has_whole_rows_and_the_next_one_goes_on(w
     assert await held(db) == good
 
 
+async def test_an_emptied_business_table_deletes_nothing(world: World, db: Connection) -> None:
+    await db.execute("DELETE FROM catalog.videos")
+    failed = await asyncio.to_thread(verify, world, "--no-topic", "--repair")
+    assert (failed.exit_code, "would delete every video" in failed.stderr) == (1, True)
+    assert await db.fetchval("SELECT count(*) FROM catalog.outbox_events WHERE published_at IS NULL") == 0
+
+
 async def test_a_repair_and_a_replay_keep_out_of_each_others_way(world: World, db: Connection) -> None:
     await world.send([event(UPDATED, 9, None, 1, title="new")])
     await db.execute("SELECT pg_advisory_lock(hashtextextended('millstream replay', 0))")
