@@ -25,7 +25,6 @@ from streams.replay.topic import TopicSource
 from streams.replay.writing import LIVE, DryWriter, SinkWriter, Writer
 
 APPLIED = declare("replay.applied", "a slice is in, and how far that is; more follow")
-BUILT = declare("replay.built", "everything is read, nothing is compared or exchanged")
 
 _LOCK = "SELECT pg_try_advisory_lock(hashtextextended('millstream replay', 0))"
 
@@ -96,7 +95,6 @@ class Replay:
             if isinstance(source, OutboxSource):
                 source.only_missed()
                 await read()
-            failpoint(BUILT)
             outcome.diff = await shadow.diff(connection)  # not under the lock of the swap: it takes its time
             if swap:
 
