@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pytest
 
@@ -58,6 +59,16 @@ async def test_required_replicas_that_are_missing_are_told(cluster: list[RedisSe
     with pytest.raises(RedisSourceError, match="has no healthy replica, and --require-slave") as told:
         await discover([cluster[3].endpoint], require_slave=True)
     assert [server.address in str(told.value) for server in cluster] == [False, True, True, False]
+
+
+async def test_what_a_user_needs_to_ask_for_the_nodes_is_told(cluster: list[RedisServer]) -> None:
+    user = ("ACL", "SETUSER", "dumper", "on", ">its-password", "+ping", "+replconf", "+psync")
+    assert cluster[1].call(*user)
+    endpoint = msgspec.structs.replace(cluster[1].endpoint, username="dumper", password="its-password")
+    with pytest.raises(RedisSourceError, match=r"run CLUSTER NODES .*ACL SETUSER dumper \+cluster\|nodes"):
+        await discover([endpoint], require_slave=False)
+    assert cluster[1].call(*user, "+cluster|nodes")
+    assert len((await discover([endpoint], require_slave=False)).nodes) == 3
 
 
 async def test_a_failed_master_without_replica_is_named_one_with_a_replica_is_not_missed(
