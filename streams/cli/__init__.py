@@ -40,6 +40,7 @@ def cli(ctx: click.Context, verbose: bool) -> None:
     Running workers: faust -A streams worker
                      millstream dump from-file … feed
                      millstream batches
+    A look at it:    millstream report from-parquet out
     """
     ctx.meta[VERBOSE] = verbose
     # A command says what it does itself; what its libraries log is of use when something goes wrong.
