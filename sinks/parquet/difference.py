@@ -1,8 +1,8 @@
 """What happened to the keys between two published batches.
 
 Both are read once and spilled to files by a hash of the key, so that all rows of one key are in one file; each file is
-then grouped by itself. Memory is that of the largest one (SPILL_ROWS rows, 100 bytes each or so), the disk space about
-40 bytes and the key for each row of both batches, in the system's directory for temporary files (TMPDIR).
+then grouped by itself. Memory is that of the largest one, not of the batch (docs/report.md has figures); the disk space
+is about 40 bytes and the key for each row of both, before compression, in the directory for temporary files (TMPDIR).
 """
 
 from __future__ import annotations
