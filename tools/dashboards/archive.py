@@ -8,7 +8,7 @@ from tools.dashboards.grafana import Dashboard, Panel, Query, Row
 from tools.dashboards.parts import ARCHIVE, CHANGEFEEDS, ENGINE, stat
 from tools.dashboards.promql import highest, increase, or_zero, quantile, rate, total
 
-RDB = 'stream=~"rdb[.].*"'
+RDB = 'stream=~"(.*[.])?rdb[.].*"'
 _ALL = total(m.BATCH_INSTANCES)
 _DONE = total(m.BATCH_INSTANCES, more='state="done"')
 

@@ -8,7 +8,7 @@ from tools.dashboards.grafana import Dashboard, Panel, Query, Row
 from tools.dashboards.parts import ARCHIVE, CHANGEFEEDS, ENGINE, stat
 from tools.dashboards.promql import age, highest, mean, or_zero, quantile, rate, total
 
-FEEDS = 'stream!~"rdb[.].*"'
+FEEDS = 'stream!~"(.*[.])?rdb[.].*"'
 _FAILED = rate(m.OUTBOX_FAILED)
 
 FIRST = Row(
