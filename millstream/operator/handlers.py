@@ -36,7 +36,7 @@ async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
 @kopf.on.resume(GROUP, VERSION, PLURAL)
 @kopf.on.create(GROUP, VERSION, PLURAL)
 @kopf.on.update(GROUP, VERSION, PLURAL, field="spec")
-async def changed(namespace: str | None, name: str, **_: Any) -> None:
+async def changed(body: kopf.Body, namespace: str | None, name: str, **_: Any) -> None:
     """A MillstreamWorker is new or another one, or the operator has just started."""
     async with _locks[str(namespace), name], connect(str(namespace)) as cluster:
         try:
@@ -44,6 +44,7 @@ async def changed(namespace: str | None, name: str, **_: Any) -> None:
             if worker is not None and not worker["metadata"].get("deletionTimestamp"):
                 await reconcile(cluster, worker)
         except InvalidSpecError as exc:
+            kopf.event(body, type="Warning", reason="InvalidSpec", message=str(exc))
             raise kopf.PermanentError(str(exc)) from exc
         except NotYetError as exc:
             raise kopf.TemporaryError(str(exc), delay=1) from exc

@@ -21,7 +21,7 @@ from tests.kube.tools import tool
 ADMIN = "admin-token"
 CONTROLLERS = (
     *("statefulset-controller", "deployment-controller", "replicaset-controller", "disruption-controller"),
-    *("garbage-collector-controller", "namespace-controller"),
+    *("garbage-collector-controller", "namespace-controller", "persistentvolumeclaim-protection-controller"),
 )
 
 
@@ -72,6 +72,10 @@ class Api:
     def merge(self, path: str, body: Any) -> dict[str, Any]:
         """A merge patch."""
         return self.call("PATCH", path, body, headers={"Content-Type": "application/merge-patch+json"})
+
+    def close(self) -> None:
+        """Its connections."""
+        self._http.close()
 
     def healthy(self) -> bool:
         """Whether it is ready."""
@@ -124,8 +128,9 @@ def api_server(directory: Path) -> Iterator[Api]:
     key, tokens = directory / "sa.key", directory / "tokens.csv"
     subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
     tokens.write_text(f"{ADMIN},admin,admin,system:masters\n", "utf-8")
-    api = Api(f"https://127.0.0.1:{port}", directory)
     with ExitStack() as stack:
+        api = Api(f"https://127.0.0.1:{port}", directory)
+        stack.callback(api.close)
         run = lambda name, *command: stack.enter_context(_process(directory / f"{name}.log", list(command)))  # noqa: E731
         run(
             "etcd",

@@ -102,7 +102,7 @@ def test_what_the_api_server_refuses_of_the_pods_is_told(space: Space) -> None:
     [
         ({"image": None}, "spec.image: Required value"),
         ({"replicas": -1}, "should be greater than or equal to 0"),
-        ({"settings": {"log_format": "json"}}, "settings.bootstrap_servers: required, host:port of Kafka"),
+        ({"settings": None}, "spec.settings: Required value"),
         ({"parquetClaim": "x"}, "with parquetClaim there can be one worker"),
         ({"storage": {"size": "10 GB"}}, "spec.storage.size"),
         ({"storages": {"size": "1Gi"}}, 'unknown field "spec.storages"'),
