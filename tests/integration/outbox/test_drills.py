@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
 from uuid import UUID
@@ -269,28 +270,38 @@ def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBrok
         yield broker
 
 
-@pytest.mark.parametrize("via", ["polling", "replication"])
 async def test_while_kafka_acknowledges_nothing_events_wait_and_none_is_lost(
-    own_kafka: EmbeddedBroker, postgres: str, db: Connection, tmp_path: Path, unique: Unique, via: str
+    own_kafka: EmbeddedBroker, postgres_server: str, tmp_path: Path, unique: Unique
 ) -> None:
-    """RO-73, RO-90: the outcome is unknown, so it is a retry. An outage parks nothing."""
-    drill = Drill(own_kafka.bootstrap_servers, unique("events"), postgres, tmp_path / "fleet", unique("drill"))
-    with drill:
-        relay = drill.relay(via, TRANSACTION_TIMEOUT=3, OUTBOX_MAX_ATTEMPTS=1)
-        await drill.write(db)
-        await drill.finished(db)
+    """RO-73, RO-90: the outcome is unknown, so it is a retry, by either relay. An outage parks nothing."""
+    signs = {"polling": "outbox_publish_failed", "replication": "outbox_kafka_away"}
+    async with AsyncExitStack() as stack:
+        sides: list[tuple[str, Drill, Connection, Worker]] = []
+        for via in signs:
+            url = await asyncio.to_thread(new_database, postgres_server)
+            name = unique("drill")
+            drill = stack.enter_context(Drill(own_kafka.bootstrap_servers, f"{name}-events", url, tmp_path / via, name))
+            db = await stack.enter_async_context(connect(url))
+            sides.append((via, drill, db, drill.relay(via, TRANSACTION_TIMEOUT=3, OUTBOX_MAX_ATTEMPTS=1)))
+        for _, drill, db, _ in sides:
+            await drill.write(db)
+            await drill.finished(db)
         assert own_kafka.pid
         os.kill(own_kafka.pid, signal.SIGSTOP)
         try:
-            await drill.write(db)
-            waited_for = "outbox_publish_failed" if via == "polling" else "outbox_kafka_away"
-            await asyncio.to_thread(relay.wait_log, waited_for)
-            await drill.write(db)
+            for _, drill, db, _ in sides:
+                await drill.write(db)
+            for via, _, _, relay in sides:
+                await asyncio.to_thread(relay.wait_log, signs[via])
+            for _, drill, db, _ in sides:
+                await drill.write(db)
         finally:
             os.kill(own_kafka.pid, signal.SIGCONT)
-        found = await drill.finished(db)
-        assert len({r.event_id for r in found}) == drill.written
-        if via == "replication":
-            assert len(found) == drill.written
-        assert await db.fetchval("SELECT count(*) FROM catalog.outbox_events WHERE parked_at IS NOT NULL") == 0
-    await _drop_slot(drill)
+        for via, drill, db, _ in sides:
+            found = await drill.finished(db)
+            assert len({r.event_id for r in found}) == drill.written
+            if via == "replication":
+                assert len(found) == drill.written
+            assert await db.fetchval("SELECT count(*) FROM catalog.outbox_events WHERE parked_at IS NOT NULL") == 0
+    for _, drill, _, _ in sides:
+        await _drop_slot(drill)
