@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -34,17 +34,33 @@ RETRY_MAX = 10.0
 MAX_RAISES = 10
 """Attempts of one chunk in one life. Each follows an acknowledged insert that left rows out: ten are no accident."""
 
+ERROR_CHARS = 1000
+"""Of an error, where it is kept to be looked at."""
+
 log = get_logger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Call:
-    """One sink call in progress: what the retry hook has to know about it."""
+    """One sink call in progress: what the retry hook has to know about it, and who looks at the worker."""
 
     sink: str
     operation: str
     fields: dict[str, object]
     on_retry: Callable[[], None] = field(default=lambda: None)
+    failing_since: float | None = None
+    """By the monotonic clock; None while it has not failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastError:
+    """What a sink last answered that was no success."""
+
+    at: float
+    """Unix seconds."""
+    operation: str
+    error: str
+    fields: Mapping[str, object]
 
 
 _call: ContextVar[_Call] = ContextVar("sink_call")
@@ -95,11 +111,22 @@ class SinkGroup:
         self._timeout, self._namespace = retry_timeout, namespace
         self._initial, self._max, self._jitter = retry_initial, retry_max, retry_jitter
         self._retrying: Counter[tuple[str, int]] = Counter()
+        self._calls: set[_Call] = set()
+        self.last_errors: dict[str, LastError] = {}
+        """By the sink's name."""
 
     @property
     def retrying(self) -> frozenset[tuple[str, int]]:
         """(topic, partition) of chunks that a sink is made to try again right now: those partitions stand still."""
         return frozenset(self._retrying)
+
+    def failing(self) -> dict[str, float]:
+        """Seconds for which the longest failing call of each sink has been retried; 0: none is. From any thread."""
+        now, found = time.monotonic(), {sink.name: 0.0 for sink in self.sinks}
+        for call in tuple(self._calls):
+            if call.failing_since is not None:
+                found[call.sink] = max(found[call.sink], now - call.failing_since)
+        return found
 
     async def open(self) -> None:
         """Open all sinks; if one cannot be opened the others are closed again."""
@@ -212,6 +239,23 @@ class SinkGroup:
         """`do`, again while it raises RetryableSinkError and the time allows it."""
         _call.set(call)
         began = time.monotonic()
+        with self._under_way(call):
+            result = await self._retried(call, do, began)
+        metrics.SINK_SECONDS.labels(call.sink, call.operation).observe(time.monotonic() - began)
+        return result
+
+    @contextmanager
+    def _under_way(self, call: _Call) -> Iterator[None]:
+        gauge = metrics.SINK_CALLS.labels(call.sink)
+        gauge.inc()
+        self._calls.add(call)
+        try:
+            yield
+        finally:
+            self._calls.discard(call)
+            gauge.dec()
+
+    async def _retried(self, call: _Call, do: Callable[[], Awaitable[T]], began: float) -> T:
         try:
             async for attempt in stamina.retry_context(
                 on=RetryableSinkError,
@@ -223,17 +267,23 @@ class SinkGroup:
             ):
                 with attempt:
                     try:
-                        result = await do()
+                        return await do()
                     except Exception as e:
                         metrics.SINK_ERRORS.labels(call.sink, type(e).__name__).inc()
+                        self._note(call, e)
                         raise
         except RetryableSinkError as e:
             raise SinkError(
                 f"sink {call.sink}: {call.operation} has failed for {time.monotonic() - began:.0f} s and is given up "
                 f"(MILLSTREAM_SINK_RETRY_TIMEOUT): {e}"
             ) from e
-        metrics.SINK_SECONDS.labels(call.sink, call.operation).observe(time.monotonic() - began)
-        return result
+        raise AssertionError("stamina gives up by raising")
+
+    def _note(self, call: _Call, error: Exception) -> None:
+        if call.failing_since is None:
+            call.failing_since = time.monotonic()
+        text = "; ".join(error_chain(error))[:ERROR_CHARS]
+        self.last_errors[call.sink] = LastError(time.time(), call.operation, text, call.fields)
 
     async def _each(self, sinks: Iterable[S], do: Callable[[S], Coroutine[Any, Any, T]]) -> list[T]:
         """`do` for all sinks at the same time. The first error cancels the rest and is raised as it is."""

@@ -66,6 +66,8 @@ class Chunk:
         self.alive = True
         """False once the partition was taken away: whatever a straggling task still does is refused."""
         self.done = asyncio.Event()
+        self.since = 0.0
+        """When it entered the state that it is in, by the monotonic clock (metrics only)."""
         self._tables = tables
         self._running = 0
         self._raise_attempt: Callable[[], Awaitable[int]] | None = None

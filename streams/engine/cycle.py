@@ -242,12 +242,7 @@ class CommitCycle:
             self.void()
             self.on_lost()
             return False
-        metrics.COMMIT_CHUNKS.inc(len(finished))
-        for tp, chunk in finished:
-            label = metrics.stream_label(tp.topic)
-            metrics.CHUNKS.labels(label).inc()
-            metrics.ROWS.labels(label).inc(chunk.rows or len(chunk.records))
-            metrics.DEAD_LETTERS.labels(label).inc(len(chunk.letters))
+        measure(finished, applies)
         return True
 
     def _start(self, task: Task, tp: TP, cut: Cut, member: Member, replayed: bool) -> None:
@@ -264,3 +259,22 @@ class CommitCycle:
             return await asyncio.shield(task.attempt_wanted)
 
         chunk._raise_attempt = raise_attempt
+
+
+def measure(finished: list[tuple[TP, Chunk]], applies: list[tuple[TableLog, ChangelogWrite]]) -> None:
+    """Count what was committed."""
+    metrics.LAST_COMMIT.set_to_current_time()
+    metrics.COMMIT_CHUNKS.inc(len(finished))
+    now = time.monotonic()
+    for tp, chunk in finished:
+        label, rows = metrics.stream_label(tp.topic), chunk.rows or len(chunk.records)
+        metrics.CHUNKS.labels(label).inc()
+        metrics.ROWS.labels(label).inc(rows)
+        metrics.CHUNK_ROWS.labels(label).observe(rows)
+        metrics.BYTES.labels(label).inc(chunk.nbytes)
+        metrics.CHUNK_BYTES.labels(label).observe(chunk.nbytes)
+        metrics.OUTPUT_RECORDS.labels(label).inc(len(chunk.outputs))
+        metrics.DEAD_LETTERS.labels(label).inc(len(chunk.letters))
+        metrics.STATE_SECONDS.labels(label, "written").observe(now - chunk.since)
+    for table, write in applies:
+        metrics.TABLE_CHANGES.labels(table.store.table_name).inc(len(write.changes))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from millstream.errors import MillstreamError
@@ -41,6 +41,10 @@ class Cut:
     control: bool
     """The range holds exactly one record, a control record."""
     nbytes: int
+    since: float = field(default=0.0, compare=False)
+    """When the first record of what was buffered came, by the monotonic clock."""
+    at: float = field(default=0.0, compare=False)
+    """When the range was cut."""
 
     def plan(self) -> Plan:
         """The plan for this range."""
@@ -89,6 +93,14 @@ class PartitionState:
             self.buffered_bytes += b.nbytes
             if self._is_control is not None and not self._has_control:
                 self._has_control = any(map(self._is_control, b.records))
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """Timestamp of the first record that is read and not in a chunk. May be asked from any thread."""
+        for batch in tuple(self._buffer):
+            if len(batch.records):
+                return int(batch.records[0].timestamp)
+        return None
 
     def passed(self, position: int) -> None:
         """The log holds nothing more below this position: what is left of a plan there will not come."""
@@ -201,9 +213,9 @@ class PartitionState:
         self.buffered_records -= len(records)
         self.buffered_rows -= self._count(records)
         self.buffered_bytes -= nbytes
-        self._since = now
+        since, self._since = self._since, now
         is_control = self._is_control
         if is_control is not None and self._has_control:
             self._has_control = any(is_control(r) for b in self._buffer for r in b.records)
         control = is_control is not None and len(records) == 1 and is_control(records[0])
-        return Cut(first, last, crc, records, control, nbytes)
+        return Cut(first, last, crc, records, control, nbytes, since, now)

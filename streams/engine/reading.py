@@ -26,9 +26,12 @@ class Reading:
         self.parts: dict[TP, PartitionState] = {}
         self.lock = asyncio.Lock()
         """Held during a fetch."""
+        self.looked = time.monotonic()
+        """When `read` was last called: the loop that reads is alive."""
 
     async def read(self) -> bool | None:
         """Fetch once, for the partitions that have room; whether there was anything, None if none has room."""
+        self.looked = time.monotonic()
         wanted = self._wanted()
         if not wanted:
             return None
@@ -67,5 +70,8 @@ class Reading:
             part = self.parts.get(TP(*tp))
             if part is not None and batches:
                 part.add(batches, now)
+                label = metrics.stream_label(tp.topic)
+                metrics.FETCHED_RECORDS.labels(label).inc(sum(len(b.records) for b in batches))
+                metrics.FETCHED_BYTES.labels(label).inc(sum(b.nbytes for b in batches))
                 if part.position.plan or part.ready(now):
                     self._cycle.wake.set()

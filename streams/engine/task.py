@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -109,6 +110,10 @@ class Task:
             nbytes=cut.nbytes,
         )
         self.open = tp, chunk
+        label, chunk.since = metrics.stream_label(tp.topic), time.monotonic()
+        if not replayed:
+            metrics.STATE_SECONDS.labels(label, "reading").observe(cut.at - cut.since)
+            metrics.STATE_SECONDS.labels(label, "planned").observe(max(0.0, chunk.since - cut.at))
 
         async def process() -> None:
             try:
@@ -116,6 +121,9 @@ class Task:
             except Exception as exc:  # noqa: BLE001 - whatever it is, the worker must not commit past it
                 on_error(exc)
             else:
+                now = time.monotonic()
+                metrics.STATE_SECONDS.labels(metrics.stream_label(chunk.topic), "writing").observe(now - chunk.since)
+                chunk.since = now
                 on_written()
 
         self._spawn(process())
