@@ -223,7 +223,25 @@ class Settings(BaseSettings):
     web_bind: Annotated[str, AfterValidator(types.not_empty)] = Field(
         "127.0.0.1", description="Address of the web views; Faust's own default would be every interface."
     )
-    web_port: int = Field(6066, ge=1, le=65535, description="Port of the web views.")
+    web_port: int = Field(
+        6066,
+        ge=1,
+        le=65535,
+        description="Port of a worker's web views: /status, /metrics, /livez, /readyz, /statusz. Given and taken, the "
+        "worker ends; only the default gives way.",
+    )
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port of /metrics for commands without a worker: relay, feed, dump, etl."
+    )
+    metrics_interval: types.Seconds = Field(
+        5.0, description="Seconds between looks at the ends of the logs, for the lag, and at tables and batches."
+    )
+    ready_sink_failing: types.Seconds = Field(
+        60.0, description="Seconds of retrying one sink call after which a worker is not ready."
+    )
+    ready_stalled: types.Seconds = Field(
+        300.0, description="Seconds that a chunk may stay in one state before its worker is not ready."
+    )
     log_format: Annotated[Literal["console", "json"], BeforeValidator(types.lower)] = Field(
         "console", description="How log lines look."
     )

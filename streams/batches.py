@@ -7,14 +7,17 @@ that says so and again after a crash, which the sinks take as success (T31).
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
+from millstream import metrics
 from millstream.errors import BatchRefusedError, RunVoidError
 from millstream.logs import get_logger
 from schemas.codecs import Codec
 from schemas.control import FactCodec, decode_fact
 from schemas.names import batches_topic
 from streams import app
+from streams.batches_view import overview
 from streams.engine.chunk import Chunk
 from streams.engine.sinking import Sinks
 from streams.ledger import FACT_PARTITIONS, AbortRun, Effect, Ledger, Publish, Tell, rate
@@ -31,6 +34,9 @@ states = app.Table(
     value_type=bytes,
     help="State of every batch and instance (streams.ledger).",
 )
+
+
+app.observer.sections["batches"] = lambda: overview(states.data.scan, time.time())
 
 
 @app.agent(facts, tables=[states])
@@ -63,6 +69,7 @@ class Coordinator:
     async def _do(self, key: str, effect: Effect, at_ms: int) -> None:
         match effect:
             case Tell(level, operation, fields, description):
+                count(operation)
                 getattr(log, level)(operation, **fields, description=description)
             case AbortRun(run):
                 await self._sinks.abort_run(run)
@@ -73,8 +80,15 @@ class Coordinator:
                     told = self._ledger.refused(key, str(exc), at_ms)
                 else:
                     told = self._ledger.published(key, at_ms)
+                    self._count_published(key)
                 for tell in told:
                     await self._do(key, tell, at_ms)
+
+    def _count_published(self, key: str) -> None:
+        metrics.BATCHES_PUBLISHED.inc()
+        if (batch := self._ledger.batch(key)) is not None:
+            metrics.BATCH_ROWS.inc(batch.rows)
+            metrics.BATCH_SECONDS.observe(max(0.0, (batch.updated_ms - batch.begun_ms) / 1000))
 
     def _report(self, key: str) -> None:
         """RU-71: one line per batch and chunk of facts, so at most about one a second."""
@@ -90,3 +104,11 @@ class Coordinator:
                 rps=rate(batch),
                 description=f"the batch is {batch.state}",
             )
+
+
+def count(operation: str) -> None:
+    """Count what a batch has come to, by the line that tells it."""
+    if operation in ("producers_failed", "batch_refused"):
+        metrics.BATCHES_FAILED.inc()
+    elif operation == "batch_aborted":
+        metrics.BATCHES_ABORTED.inc()

@@ -7,8 +7,10 @@ becomes durable with the chunk's commit (T2).
 from __future__ import annotations
 
 from collections.abc import Iterable, MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
+from millstream import metrics
 from schemas.chunk import Receipt
 from schemas.products import TOPIC
 from schemas.products.codec import StagingCodec
@@ -27,6 +29,17 @@ async def load(chunks: Any) -> None:
     """Rows into products."""
     async for chunk in chunks:
         follow(products_watermark, await products.write(chunk))
+
+
+def known() -> list[dict[str, Any]]:
+    """The watermark as the table has it, for metrics and the status page: also before the first chunk."""
+    found = [int(value) for _, value in products_watermark.data.scan(b'"at"')]
+    for at in found:
+        metrics.WATERMARK.labels(metrics.stream_label(TOPIC)).set(at / 1e6)
+    return [{"stream": TOPIC, "at": datetime.fromtimestamp(at / 1e6, UTC).isoformat()} for at in found]
+
+
+app.observer.sections["watermarks"] = known
 
 
 def follow(watermark: MutableMapping[str, int], receipts: Iterable[Receipt]) -> None:

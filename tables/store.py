@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ _POSITION_KEY = b"\0millstream.position"
 
 MANY = 4096
 """Keys that one look-up asks for: the interpreter stands still while RocksDB searches, 5 ms."""
+
+
+_SIZES = ("live-sst-files-size", "cur-size-all-mem-tables")
 
 
 class StoreLockedError(MillstreamError):
@@ -53,6 +57,8 @@ class Store(base.SerializedStore):
     def __init__(self, url: Any, app: Any, table: Any, **kwargs: Any) -> None:
         super().__init__(url, app, table, **kwargs)
         self._dbs: dict[int, rocksdict.Rdict] = {}
+        self._looking = threading.Lock()
+        """Held while somebody looks on from outside: an iterator would keep a database open that is being closed."""
         known = faust_json.orjson is None  # it escapes otherwise, and would be Faust's choice
         self._plain_keys = known and self.key_serializer == "json" and self.key_type in (None, int, str)
         self._plain_values = known and self.value_serializer == "json" and self.value_type in (None, int)
@@ -89,8 +95,9 @@ class Store(base.SerializedStore):
 
     def close_partition(self, partition: int) -> None:
         """Close a partition that is no longer ours. Blocking."""
-        if (db := self._dbs.pop(partition, None)) is not None:
-            db.close()
+        with self._looking:
+            if (db := self._dbs.pop(partition, None)) is not None:
+                db.close()
 
     def apply(self, partition: int, changes: Iterable[tuple[bytes, bytes | None]], position: StorePosition) -> None:
         """Write committed changes and the position they lead to in one batch. Blocking.
@@ -111,6 +118,28 @@ class Store(base.SerializedStore):
     def partitions(self) -> set[int]:
         """Partitions that are open here."""
         return set(self._dbs)
+
+    # ------------------------------------------------------------------ for those who look on (any thread)
+    def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """What is committed under keys that begin so, of all partitions here. Blocking."""
+        found: list[tuple[bytes, bytes]] = []
+        with self._looking:
+            for db in tuple(self._dbs.values()):
+                items: Iterator[tuple[bytes, bytes]] = db.items(from_key=prefix)  # type: ignore[assignment] # raw mode
+                for key, value in items:
+                    if not key.startswith(prefix):
+                        break
+                    found.append((key, value))
+        return found
+
+    def size(self) -> tuple[int, int]:
+        """Keys, as RocksDB estimates them, and bytes in files and memory. Blocking."""
+        keys = size = 0
+        with self._looking:
+            for db in tuple(self._dbs.values()):
+                keys += max(0, (db.property_int_value("rocksdb.estimate-num-keys") or 0) - 1)  # the position's
+                size += sum(db.property_int_value(f"rocksdb.{name}") or 0 for name in _SIZES)
+        return keys, size
 
     async def on_stop(self) -> None:
         """Close everything."""

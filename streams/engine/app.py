@@ -17,6 +17,7 @@ import pyarrow as pa
 from confluent_kafka.admin import NewTopic
 from mode.utils.logging import FileLogProxy
 
+from millstream import metrics
 from millstream.broker import answers
 from millstream.cluster import TP, Cluster, client_config, new_topic
 from millstream.errors import BrokerError, ConfigError
@@ -29,6 +30,7 @@ from streams.engine.agents import Agent, ChunkTopic
 from streams.engine.assignor import Assignor
 from streams.engine.failure import die, end_within, unreachable
 from streams.engine.memory import keep_freed_memory
+from streams.engine.observer import Observer
 from streams.engine.recovery import Recovery, TableLog
 from streams.engine.registry import Registry
 from streams.engine.sinking import Sinks
@@ -36,6 +38,7 @@ from streams.engine.slot import SlotLock
 from streams.engine.task import EventMessage
 from streams.engine.topology import Source, Topology
 from streams.engine.transport import register
+from streams.web import views
 from tables.table import Table
 
 log = get_logger(__name__)
@@ -74,6 +77,7 @@ class App(faust.App):
         self._declared: list[tuple[str, int]] = []
         self._seen_topics: set[str] = set()
         self._slot: SlotLock | None = None
+        self.observer = Observer(self)
         self.before_start: list[Callable[[], Awaitable[None]]] = []
         """Awaited before the worker joins its group: declare topics, look at what must be there."""
         super().__init__(
@@ -172,6 +176,7 @@ class App(faust.App):
         """Which agents read what. Built when first asked for: all agents must be declared by then."""
         if self._topology is None:
             self._topology = Topology(self._sources())
+            metrics.streams_by_pattern(s.pattern for s in self._topology.sources if s.pattern)
         return self._topology
 
     @property
@@ -256,25 +261,45 @@ class App(faust.App):
         self._seen_topics |= names
 
     # ------------------------------------------------------------------ life cycle
+    def worker_init_post_autodiscover(self) -> None:
+        """Our web views, before Faust's own: the first one of a path answers."""
+        views.install(self)
+        super().worker_init_post_autodiscover()
+
     def on_init_dependencies(self) -> Any:
-        """Without the web views where their port is taken: a second worker on a host must not fail over that."""
-        if self.conf.web_enabled and self._port_taken():
+        """A port that was asked for and is taken ends the worker: who asked for it looks there. The default gives way,
+        so that a second worker on a host needs no port."""
+        if self.conf.web_enabled and (why := self._port_refused()):
+            given = "web_port" in self.settings.model_fields_set or self.conf.web_port != self.settings.web_port
+            where = f"{self.conf.web_bind}:{self.conf.web_port}"
+            if given:
+                die(
+                    ConfigError(
+                        f"the web views cannot be served at {where}: {why}. Give this worker another "
+                        "MILLSTREAM_WEB_PORT (or MILLSTREAM_WEB_BIND), or start it with --without-web"
+                    )
+                )
             self.conf.web_enabled = False
             log.warning(
                 "web_port_taken",
                 port=self.conf.web_port,
-                description="worker goes on without web views; give it another MILLSTREAM_WEB_PORT",
+                description=f"{where}: {why}. The worker goes on without metrics, health checks and web views; give "
+                "it a MILLSTREAM_WEB_PORT of its own",
             )
         return super().on_init_dependencies()
 
-    def _port_taken(self) -> bool:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((self.conf.web_bind, self.conf.web_port))
-            except OSError:
-                return True
-        return False
+    def _port_refused(self) -> str:
+        """Why the port of the web views cannot be listened at, or nothing."""
+        try:
+            family, kind, *_, address = socket.getaddrinfo(
+                self.conf.web_bind, self.conf.web_port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            with socket.socket(family, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as exc:
+            return exc.strerror or str(exc)
+        return ""
 
     async def on_first_start(self) -> None:
         """Faust makes the last level of the data directory only, and turns stderr into a logger, which would swallow

@@ -17,6 +17,7 @@ from faust.transport.drivers import aiokafka as driver
 from mode import Service
 
 from millstream import metrics
+from millstream.cluster import TP
 from millstream.errors import MillstreamError
 from millstream.logs import get_logger
 from streams.engine.cycle import CommitCycle
@@ -48,7 +49,12 @@ class Consumer(driver.Consumer):
         self._ready: Assignment | None = None
         self._commit_thread = ThreadPoolExecutor(1, "commit")
         self._workers = CountingExecutor(settings.worker_threads)
-        self._lost_since: float | None = None
+        self.lost_since: float | None = None
+        """When the group moved on without us, by the monotonic clock; None while we have our place."""
+        self.assigned: int | None = None
+        """Partitions of the current assignment, loaded or not; None before the first one and during a rebalance."""
+        self.attended = self.looked = time.monotonic()
+        """When the consumer's thread last answered, and the loop that reads last turned round."""
         self.loader = Loader(self, self._commit_thread)
         self.cycle = CommitCycle(
             self._commit_thread,
@@ -74,6 +80,7 @@ class Consumer(driver.Consumer):
     # ------------------------------------------------------------------ membership
     async def on_partitions_revoked(self, revoked: set[Any]) -> None:
         """Nothing of ours may be under way when we rejoin (hole l)."""
+        self.assigned = None
         self.loader.keep(self.reading.parts, self.expelled)
         await self._void()
         await super().on_partitions_revoked(revoked)
@@ -82,7 +89,8 @@ class Consumer(driver.Consumer):
         """A new assignment; it is loaded in `perform_seek`."""
         self.cycle.epoch += 1
         metrics.REBALANCES.inc()
-        self._lost_since = None
+        self.assigned = len(assigned)
+        self.lost_since = None
         log.info(
             "partitions_assigned",
             generation=generation_id,
@@ -117,7 +125,7 @@ class Consumer(driver.Consumer):
     def _on_lost(self) -> None:
         """The group moved on without us. If it gives us no new assignment in time, the process ends."""
         self.reading.parts = {}
-        self._lost_since = time.monotonic()
+        self.lost_since = time.monotonic()
 
     # ------------------------------------------------------------------ loading and reading
     async def perform_seek(self) -> None:
@@ -146,6 +154,7 @@ class Consumer(driver.Consumer):
 
     async def _read(self, fetcher: Any) -> None:
         while not (self.should_stop or fetcher.should_stop):
+            self.looked = time.monotonic()
             try:
                 found = await self.reading.read() if self.flow_active else None
             except self.consumer_stopped_errors:
@@ -173,6 +182,7 @@ class Consumer(driver.Consumer):
             try:
                 if self._thread._consumer is not None:
                     await self._thread.attend()
+                self.attended = time.monotonic()
             except aiokafka.errors.KafkaError as exc:
                 if not self.app.should_stop:
                     self._fail(exc)
@@ -180,7 +190,7 @@ class Consumer(driver.Consumer):
     def _check_lost(self) -> None:
         settings = self.app.settings
         bound = settings.session_timeout + settings.rebalance_timeout
-        if self._lost_since is not None and time.monotonic() - self._lost_since > bound:
+        if self.lost_since is not None and time.monotonic() - self.lost_since > bound:
             self._fail(TimeoutError(f"the group gave no assignment within {bound:.0f} s of losing the last one"))
 
     # ------------------------------------------------------------------ events of ordinary topics
@@ -201,6 +211,16 @@ class Consumer(driver.Consumer):
         """Faust's livelock detector looks at its own bookkeeping, which is not kept here."""
 
     # ------------------------------------------------------------------ the cycle as a service
+    @Service.task
+    async def _observe(self) -> None:
+        if self.app.conf.web_enabled:  # nobody could ask
+            await self.app.observer.run()
+
+    async def positions(self, tps: set[TP]) -> dict[TP, int]:
+        """Where the fetcher is, for those partitions whose position is known."""
+        found = await self._thread.positions({driver._TopicPartition(*tp) for tp in tps})
+        return {TP(*tp): position for tp, position in found.items()}
+
     @Service.task
     async def _commit_cycle(self) -> None:
         await self.cycle.run()

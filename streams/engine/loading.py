@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import aiokafka
 from faust.transport.drivers import aiokafka as driver
 
+from millstream import metrics
 from millstream.cluster import DEAD_LETTER_BYTES, TP
 from streams.engine.cycle import CommitCycle, Committer, Member
 from streams.engine.partition import Limits, PartitionState
@@ -76,7 +77,8 @@ class Loader:
                 return None  # another rebalance is under way already
             assigned = {tp for tp in self._assigned() if self._app.topology.task_of(tp)}
             member = Member(generation, group_metadata(self._app.conf.id, generation, member_id))
-            loaded = await self._read(assigned, epoch)
+            with metrics.RESTORING.track_inprogress():
+                loaded = await self._read(assigned, epoch)
             if epoch != self._cycle.epoch:
                 return None
             for tp, position in loaded.positions.items():

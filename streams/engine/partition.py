@@ -95,6 +95,11 @@ class PartitionState:
                 self._has_control = any(map(self._is_control, b.records))
 
     @property
+    def since(self) -> float:
+        """When the first record that is read and not in a chunk came, by the monotonic clock; 0 before any."""
+        return self._since
+
+    @property
     def oldest_ms(self) -> int | None:
         """Timestamp of the first record that is read and not in a chunk. May be asked from any thread."""
         for batch in tuple(self._buffer):

@@ -26,12 +26,9 @@ class Reading:
         self.parts: dict[TP, PartitionState] = {}
         self.lock = asyncio.Lock()
         """Held during a fetch."""
-        self.looked = time.monotonic()
-        """When `read` was last called: the loop that reads is alive."""
 
     async def read(self) -> bool | None:
         """Fetch once, for the partitions that have room; whether there was anything, None if none has room."""
-        self.looked = time.monotonic()
         wanted = self._wanted()
         if not wanted:
             return None

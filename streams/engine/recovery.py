@@ -63,6 +63,15 @@ class Loaded(NamedTuple):
     """Of the source topics and the changelogs."""
 
 
+class Progress(NamedTuple):
+    """How far the loading of one changelog is."""
+
+    table: str
+    at: int
+    """Next offset."""
+    end: int
+
+
 class Recovery:
     """Loads an assignment."""
 
@@ -70,6 +79,8 @@ class Recovery:
         self._cluster, self._registry, self._group = cluster, registry, group
         self._stability_timeout = stability_timeout
         self._retention: dict[str, float] = {}
+        self.progress: dict[TP, Progress] = {}
+        """Of the changelogs that are being loaded; empty when nothing is. Replaced, not changed, for who looks on."""
 
     def load(self, assigned: Iterable[TP], tables: Mapping[TP, list[TableLog]], alive: Callable[[], bool]) -> Loaded:
         """Positions of all assigned partitions, with their tables restored.
@@ -93,7 +104,10 @@ class Recovery:
         failpoint(ENDS)
         ids = {name: info.id for name, info in topics.items()}
         loaded = Loaded(*self._positions({tp: offsets[tp] for tp in tps if tp in offsets}, ids), ids)
-        self._restore(logs, ends, ids, alive)
+        try:
+            self._restore(logs, ends, ids, alive)
+        finally:
+            self._show({})
         failpoint(RESTORED)
         metrics.RESTORE_SECONDS.observe(time.monotonic() - started)
         log.info(
@@ -174,12 +188,22 @@ class Recovery:
             elif at is not None and at.next_offset == ends[tp]:
                 store.apply(tp.partition, (), at)  # nothing is missing as of now: its age counts from here (hole k)
             starts[tp] = at.next_offset if at else first[tp]
+        self._show({tp: Progress(store.table_name, starts[tp], ends[tp]) for tp, store in logs.items()})
         for tp, messages, position in read_to_end(self._cluster, starts, ends, alive, self._stability_timeout):
             if not alive():
                 return
             changes = {m.key() or b"": m.value() for m in messages}  # the last change of a key wins
             logs[tp].apply(tp.partition, changes.items(), StorePosition(topic_ids[tp.topic], position, 0))
             metrics.RESTORED_RECORDS.labels(logs[tp].table_name).inc(len(messages))
+            self._show(self.progress | {tp: self.progress[tp]._replace(at=position)})
+
+    def _show(self, progress: dict[TP, Progress]) -> None:
+        left = dict.fromkeys((p.table for p in (*self.progress.values(), *progress.values())), 0)
+        for p in progress.values():
+            left[p.table] += max(0, p.end - p.at)
+        for table, records in left.items():
+            metrics.RESTORE_LEFT.labels(table).set(records)
+        self.progress = progress
 
     def _stale(self, tp: TP, at: StorePosition, first: int, end: int, topic_id: str) -> str:
         """Why the store on disk may not be continued, or nothing (hole k)."""
