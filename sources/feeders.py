@@ -16,6 +16,7 @@ from typing import IO
 
 import msgspec
 
+from millstream import metrics
 from millstream.errors import MillstreamError
 from millstream.logs import configure, error_chain
 from millstream.settings import get_settings
@@ -24,6 +25,8 @@ from sources.feed import FeedJob, FeedResult, feed_file
 
 LINE_BYTES = 1 << 20
 """Of a child's line at most; its longest one holds the text of an error."""
+SOURCE = "rdb"
+"""Label of the metrics. What a resumed feeder did in an earlier life counts again: it is how far the file is."""
 REPORT_SECONDS = 0.1
 """Between two lines of progress."""
 
@@ -87,6 +90,7 @@ async def _feed(
     assert child.stdin is not None
     assert child.stdout is not None
     result, error = None, ""
+    rows = size = 0
     try:
         child.stdin.write(msgspec.json.encode(job) + b"\n")
         with contextlib.suppress(ConnectionError):
@@ -94,6 +98,9 @@ async def _feed(
         async for line in _lines(child.stdout, job):
             if line.progress is not None:
                 on_progress(job, *line.progress)
+                metrics.FED_RECORDS.labels(SOURCE).inc(max(0, line.progress[0] - rows))
+                metrics.FED_BYTES.labels(SOURCE).inc(max(0, line.progress[1] - size))
+                rows, size = line.progress
             result, error = line.result or result, line.error or error
         code = await child.wait()
     finally:

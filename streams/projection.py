@@ -6,6 +6,7 @@ sinks hold the chunk, and becomes durable with its commit: it is never ahead of 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, MutableMapping
 from typing import Any
@@ -30,6 +31,7 @@ from streams.engine.sinking import Sinks
 PRUNE_SECONDS = 600.0
 """Between two prunings of the inbox."""
 
+_stdlib = logging.getLogger(__name__)
 log = get_logger(__name__)
 
 
@@ -60,6 +62,8 @@ async def project(chunks: Any) -> None:
             from sinks.clickhouse.events import COLUMNS
 
             await history.write(chunk, good.select(COLUMNS))
+        if _stdlib.isEnabledFor(logging.DEBUG):
+            tell(chunk, good)
         metrics.PROJECTION_GAPS.inc(advance(projection_versions, good))
         _count(receipts, good)
 
@@ -91,6 +95,13 @@ def advance(versions: MutableMapping[str, int], good: pa.Table) -> int:
             versions[video] = top
             skipped += top - have - sum(version > have for version in found)
     return skipped
+
+
+def tell(chunk: Any, good: pa.Table) -> None:
+    """A line for each event, at level debug (RO-66)."""
+    for row in good.select(["event_id", "aggregate_id", "version", "_offset"]).to_pylist():
+        place = f"{chunk.topic}-{chunk.partition}@{row.pop('_offset')}"
+        log.debug("projection_event", **row, message_id=place, description="the projection holds it")
 
 
 def _count(receipts: Iterable[Receipt], good: pa.Table) -> None:

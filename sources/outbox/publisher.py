@@ -8,13 +8,16 @@ aggregate would be read before the first one (T50). The price is a new producer 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import confluent_kafka as ck
 
+from millstream import metrics
 from millstream.cluster import Cluster, client_config, new_topic
 from millstream.errors import BrokerError
+from millstream.logs import get_logger
 from millstream.settings import Settings
 from sources.outbox.message import Message
 from sources.outbox.store import Failure
@@ -32,6 +35,8 @@ _REFUSED = {
 }
 """Kafka looked at the record and will not have it. Everything else is an outage, or unknown."""
 
+_stdlib = logging.getLogger(__name__)
+log = get_logger(__name__)
 Report = Callable[[ck.KafkaError | None, ck.Message | None], None]
 
 
@@ -49,6 +54,9 @@ class Publisher:
 
     def prepare(self) -> None:
         """Create the topics that are missing, look up what they take. Raises BrokerError, ConfigError."""
+        for kind in self.topics:  # from 0 on, so that the first failure is a rise
+            for metric in (metrics.OUTBOX_PUBLISHED, metrics.OUTBOX_FAILED, metrics.OUTBOX_RETRIES):
+                metric.labels(kind)
         s, names = self._settings, set(self.topics.values())
         missing = names - self._cluster.topics(names).keys()
         self._cluster.create(new_topic(s, name, s.outbox_topic_partitions) for name in sorted(missing))
@@ -110,10 +118,14 @@ class Publisher:
         """One report for each; after any error the producer is a new one."""
         producer = self._producer = self._producer or self._new()
         reports: list[ck.KafkaError | None] = [_NOT_SENT] * len(messages)
+        telling = _stdlib.isEnabledFor(logging.DEBUG)
 
         def noting(index: int) -> Report:
-            def note(error: ck.KafkaError | None, _message: ck.Message | None) -> None:
+            def note(error: ck.KafkaError | None, message: ck.Message | None) -> None:
                 reports[index] = error
+                if telling and error is None and message is not None:
+                    where = f"{message.topic()}-{message.partition()}@{message.offset()}"
+                    tell_published(messages[index].headers, where)
 
             return note
 
@@ -170,6 +182,17 @@ class Publisher:
 
 
 _NOT_SENT = ck.KafkaError(ck.KafkaError._TIMED_OUT, "not acknowledged in time")
+
+
+def tell_published(headers: Sequence[tuple[str, bytes]], message_id: str) -> None:
+    """A line for one event, at level debug (RO-66)."""
+    told = {name: value.decode("utf-8", "replace") for name, value in headers}
+    log.debug(
+        "outbox_event_published",
+        **{name: told.get(name) for name in ("event_id", "aggregate_id", "version")},
+        message_id=message_id,
+        description="acknowledged by Kafka",
+    )
 
 
 def _until(left: Sequence[int], suspects: set[int]) -> list[int]:

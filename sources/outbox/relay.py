@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from millstream import metrics
 from millstream.errors import BrokerError, PostgresUnavailableError
@@ -64,6 +64,7 @@ class PollingRelay:
         self._kafka_away = False
         self._quiet = 0
         self._looked = 0.0
+        self._told: Look | None = None
         self.published = 0
         """Events acknowledged by Kafka so far."""
 
@@ -106,8 +107,10 @@ class PollingRelay:
         with naming("relay events", self._url):
             async with connect(self._url, "millstream-outbox") as connection:
                 await require_migrated(connection)
+                await self._look(connection)
                 while await self._step(connection) and not (self._stopping or self._kafka_away):
                     pass
+                await self._look(connection)
         self._publisher.close()
         return self.published
 
@@ -236,7 +239,10 @@ class PollingRelay:
 
     async def _look(self, connection: Connection) -> None:
         self._looked = time.monotonic()
-        gauge(await self._store.stats(connection))
+        stats = await self._store.stats(connection)
+        gauge(stats)
+        if not self._leftovers:  # else the relay that it belongs to tells
+            self._told = tell_progress(self._told, self.published, stats)
 
     async def _pause(self, due: float | None) -> None:
         """Full jitter, growing while nothing comes; a notification ends it, and so does a row that comes due."""
@@ -258,6 +264,30 @@ class PollingRelay:
             self._wake.set()
 
 
+class Look(NamedTuple):
+    """What a look at the table found."""
+
+    published: int
+    """Events that this relay had published by then."""
+    backlog: int
+
+
+def tell_progress(before: Look | None, published: int, stats: Mapping[str, Any]) -> Look:
+    """One line for what was published since the look before; none if nothing was (RO-42)."""
+    now = Look(published, stats["pending"])
+    if before is not None and now.published > before.published:
+        log.info(
+            "outbox_progress",
+            published=now.published - before.published,
+            backlog_before=before.backlog,
+            backlog_after=now.backlog,
+            oldest_seconds=round(stats["oldest_seconds"], 1),
+            retrying=stats["retrying"],
+            description="since the last look at the table",
+        )
+    return now
+
+
 def gauge(stats: Mapping[str, Any]) -> None:
     """Put the state of the table into the metrics."""
     metrics.OUTBOX_BACKLOG.set(stats["pending"])
@@ -273,14 +303,21 @@ def _measure(rows: Sequence[Record], outcome: Outcome, seconds: float) -> None:
     published = set(outcome.published)
     by_type: dict[str, list[int]] = {}
     for row in rows:
-        counts = by_type.setdefault(row["aggregate_type"], [0, 0, 0])
+        counts = by_type.setdefault(row["aggregate_type"], [0, 0, 0, 0])
         counts[0] += row["seq"] in published
         counts[1] += row["seq"] in outcome.failed
         counts[2] += row["delivery_attempts"] > 0
-    for kind, (done, failed, again) in by_type.items():
+        counts[3] += len(row["payload"]) if row["seq"] in published else 0
+    for kind, (done, failed, again, size) in by_type.items():
         metrics.OUTBOX_PUBLISHED.labels(kind).inc(done)
+        metrics.OUTBOX_BYTES.labels(kind).inc(size)
         metrics.OUTBOX_FAILED.labels(kind).inc(failed)
         metrics.OUTBOX_RETRIES.labels(kind).inc(again)
+    if published:
+        metrics.OUTBOX_LAST.set_to_current_time()
+        metrics.OUTBOX_FAILING.set(0)
+    elif outcome.failed:
+        metrics.OUTBOX_FAILING.inc()
     oldest = min(row["occurred_at"] for row in rows).timestamp()
     metrics.OUTBOX_LAG.observe(max(0.0, time.time() - oldest))
     log.debug(

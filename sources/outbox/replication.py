@@ -11,6 +11,7 @@ take (parked), later ones of their aggregates, delayed and requeued ones, and ro
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Sequence
@@ -27,8 +28,8 @@ from millstream.settings import Settings
 from schemas.postgres import require_migrated
 from sources.outbox.message import Message, UnfitEventError, message_of
 from sources.outbox.pgoutput import Begin, Commit, Insert
-from sources.outbox.publisher import Publisher
-from sources.outbox.relay import LOOK_SECONDS, PollingRelay, gauge
+from sources.outbox.publisher import Publisher, tell_published
+from sources.outbox.relay import LOOK_SECONDS, Look, PollingRelay, gauge, tell_progress
 from sources.outbox.slot import SQL, check_slot, create_slot, slot_stats, warn_unbounded
 from sources.outbox.store import CLAIM_BYTES, OutboxStore
 from sources.outbox.wal_events import Event, values_of
@@ -79,6 +80,7 @@ class ReplicationRelay:
         self._stopping = False
         self._failures = 0
         self._looked = 0.0
+        self._told: Look | None = None
         self._sent = 0
 
     @property
@@ -130,6 +132,7 @@ class ReplicationRelay:
             log.warning("outbox_postgres_away", description=f"{e}. Nothing is lost; the relay tries again")
             await self._pause(self._settings.outbox_poll_max)
         except BrokerError as e:
+            metrics.OUTBOX_FAILING.inc()
             log.warning("outbox_kafka_away", description=f"{e}. Nothing is lost; the relay tries again")
             await self._pause(self._settings.outbox_poll_max)
 
@@ -256,8 +259,11 @@ class _Pump:
         relay._failures = 0
 
     def _send(self, messages: Sequence[Message], position: Position) -> None:
+        telling = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
         for topic, key, value, headers in messages:
             self._source.send(key, value, headers, topic=topic)
+            if telling:
+                tell_published(headers, f"{topic} {_lsn(position.lsn)}")
         self._source.flush()
         failpoint(PRODUCED)
         self._source.commit(self._relay._sent, msgspec.json.encode(position).decode())
@@ -305,7 +311,9 @@ class _Pump:
 
     async def _look(self) -> None:
         self._relay._looked = time.monotonic()
-        gauge(await self._relay._store.stats(self._db))
+        stats = await self._relay._store.stats(self._db)
+        gauge(stats)
+        self._relay._told = tell_progress(self._relay._told, self._relay.published, stats)
         slot = await slot_stats(self._db, self._settings.outbox_slot)
         if slot is None:
             return
@@ -358,6 +366,11 @@ def _measure(events: Sequence[Event], seconds: float) -> None:
         by_type[event.row["aggregate_type"]] = by_type.get(event.row["aggregate_type"], 0) + 1
     for kind, count in by_type.items():
         metrics.OUTBOX_PUBLISHED.labels(kind).inc(count)
+        metrics.OUTBOX_BYTES.labels(kind).inc(
+            sum(len(e.row["payload"]) for e in events if e.row["aggregate_type"] == kind)
+        )
+    metrics.OUTBOX_LAST.set_to_current_time()
+    metrics.OUTBOX_FAILING.set(0)
     oldest = min(event.row["occurred_at"] for event in events)
     metrics.OUTBOX_LAG.observe(max(0.0, (datetime.now(UTC) - oldest).total_seconds()))
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from millstream import metrics
 from millstream.cluster import Cluster, client_config, new_topic
 from millstream.errors import ConfigError, MillstreamError
 from millstream.failpoints import declare, failpoint
@@ -117,6 +118,8 @@ class StagingFeeder:
         at = None if end is None else end.at.isoformat()
         self._source.commit(self.sent, json.dumps({"run": self.run, "row": self.sent, "at": at}))
         failpoint(COMMITTED)
+        metrics.FED_RECORDS.labels("staging").inc(len(records))
+        metrics.FED_BYTES.labels("staging").inc(sum(len(key) + len(value or b"") for key, value in records))
 
     def _record(self, row: Mapping[str, Any], delete: bool) -> tuple[bytes, bytes | None]:
         key, value = key_of(row[BRAND], row[STYLE]), None if delete else row_value(row)

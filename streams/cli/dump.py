@@ -28,6 +28,7 @@ from streams.cli.oneshot import OneShot
 from streams.cli.progress import DumpProgress, size_of
 from streams.cli.redis import from_cluster, from_codis, from_standalone
 from streams.ledger import BatchState, rate
+from streams.web.serve import metrics_served, served
 
 
 def default_concurrency() -> int:
@@ -182,6 +183,10 @@ def feed(ctx: click.Context, expected: tuple[str, ...], new_run: bool) -> None:
     async def run() -> dict[str, Any]:
         await check_broker(str(settings.bootstrap_servers))
         await asyncio.to_thread(prepare_topics, settings, jobs)
+        async with metrics_served(settings):
+            return await fed()
+
+    async def fed() -> dict[str, Any]:
         with DumpProgress(size_of(jobs), len(jobs)) as bar:
             done = 0
 
@@ -234,7 +239,7 @@ def _one_shot(ctx: click.Context, sinks: dict[str, str]) -> None:
     shot = OneShot(jobs, sinks, ctx.meta["concurrency"])
     click.echo(f"batch {shot.batch.rfc3339} of cluster {shot.batch.cluster!r}, {len(jobs)} instances", err=True)
     try:
-        state = asyncio.run(shot.run())
+        state = asyncio.run(served(shot.run))
     except KeyboardInterrupt:
         click.echo(f"stopped; start again with --batch-timestamp {shot.batch.rfc3339} to go on", err=True)
         ctx.exit(1)

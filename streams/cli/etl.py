@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import click
 
 from millstream.settings import get_settings
 from streams.cli.errors import Group
+from streams.web.serve import served
 
 
 @click.group(cls=Group)
@@ -54,7 +56,7 @@ def products(
         get_settings(), table=table, limit=limit, max_rows=max_rows, resume=resume, stop_on_error=on_error == "stop",
         detect_deletes=detect_deletes,
     )  # fmt: skip
-    for line in asyncio.run(run.dry() if dry_run else run.run(feed_only=feed_only, follow=not once)):
+    for line in asyncio.run(run.dry() if dry_run else served(partial(run.run, feed_only=feed_only, follow=not once))):
         click.echo(line)
 
 

@@ -20,6 +20,7 @@ from millstream.errors import ConfigError
 from millstream.settings import Settings, get_settings, override_settings
 from streams.cli.connected import check_kafka
 from streams.cli.errors import Group
+from streams.web.serve import metrics_served
 
 if TYPE_CHECKING:
     from millstream.postgres import Connection
@@ -61,18 +62,22 @@ def outbox() -> None:
 @click.option("--via", type=VIA, help="How to learn of events (default: MILLSTREAM_OUTBOX_VIA, polling).")
 @click.option("--create-slot", is_flag=True, help="With replication: make publication and slot if they are missing.")
 @click.option("--once", is_flag=True, help="With polling: publish what there is, then end.")
-def relay(via: str | None, create_slot: bool, once: bool) -> None:
+@click.option(
+    "--metrics-port", type=click.IntRange(1, 65535), help="Serve /metrics there (default: MILLSTREAM_METRICS_PORT)."
+)
+def relay(via: str | None, create_slot: bool, once: bool, metrics_port: int | None) -> None:
     """Publish events until SIGTERM. Several may run; of those via replication, one is active.
 
     \b
     MILLSTREAM_POSTGRES_URL=postgresql://me@db:5432/shop MILLSTREAM_BOOTSTRAP_SERVERS=kafka:9092 \\
       millstream outbox relay
-    millstream outbox relay --via replication --create-slot
+    millstream outbox relay --via replication --create-slot --metrics-port 9101
     """
     from millstream.logs import configure
     from sources.outbox import PollingRelay, ReplicationRelay
 
-    changed = {} if via is None else {"outbox_via": via}
+    given = {"outbox_via": via, "metrics_port": metrics_port}
+    changed = {name: value for name, value in given.items() if value is not None}
     with override_settings(**changed) as settings:
         configure(settings)
         replication = settings.outbox_via == "replication"
@@ -84,6 +89,10 @@ def relay(via: str | None, create_slot: bool, once: bool) -> None:
         check_kafka(settings)
 
         async def run() -> None:
+            async with metrics_served(settings):
+                await relayed()
+
+        async def relayed() -> None:
             made = ReplicationRelay(settings, url) if replication else PollingRelay(settings, url)
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, made.stop)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from millstream.errors import ConfigError
-from millstream.settings import Settings
+from millstream.settings import Settings, get_settings
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -42,3 +45,9 @@ async def metrics_served(settings: Settings) -> AsyncIterator[None]:
         yield
     finally:
         await runner.cleanup()
+
+
+async def served(work: Callable[[], Awaitable[T]]) -> T:
+    """Do it; meanwhile metrics are served if the settings say where."""
+    async with metrics_served(get_settings()):
+        return await work()
