@@ -78,6 +78,7 @@ class App(faust.App):
         self._seen_topics: set[str] = set()
         self._slot: SlotLock | None = None
         self.observer = Observer(self)
+        self._has_views = False
         self.before_start: list[Callable[[], Awaitable[None]]] = []
         """Awaited before the worker joins its group: declare topics, look at what must be there."""
         super().__init__(
@@ -262,13 +263,16 @@ class App(faust.App):
 
     # ------------------------------------------------------------------ life cycle
     def worker_init_post_autodiscover(self) -> None:
-        """Our web views, before Faust's own: the first one of a path answers."""
-        views.install(self)
+        """Our web views, before Faust's own: the first one of a path answers. Called again by each part of its CLI."""
+        if not self._has_views:
+            self._has_views = True
+            views.install(self)
         super().worker_init_post_autodiscover()
 
     def on_init_dependencies(self) -> Any:
         """A port that was asked for and is taken ends the worker: who asked for it looks there. The default gives way,
         so that a second worker on a host needs no port."""
+        self._keep_stderr()
         if self.conf.web_enabled and (why := self._port_refused()):
             given = "web_port" in self.settings.model_fields_set or self.conf.web_port != self.settings.web_port
             where = f"{self.conf.web_bind}:{self.conf.web_port}"
@@ -301,12 +305,15 @@ class App(faust.App):
             return exc.strerror or str(exc)
         return ""
 
-    async def on_first_start(self) -> None:
-        """Faust makes the last level of the data directory only, and turns stderr into a logger, which would swallow
-        every line that our log handler writes there."""
+    def _keep_stderr(self) -> None:
+        """Faust turns stderr into a logger, which would swallow every line that our log handler writes there."""
         if isinstance(sys.stderr, FileLogProxy):
             sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
         configure(self.settings)
+
+    async def on_first_start(self) -> None:
+        """Faust makes the last level of the data directory only."""
+        self._keep_stderr()
         await asyncio.to_thread(Path(self.conf.datadir).mkdir, parents=True, exist_ok=True)
         await super().on_first_start()
 

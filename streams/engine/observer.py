@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # commands without a worker use `in_thread`, and need no engi
     from streams.engine.consumer import Consumer
     from streams.engine.partition import PartitionState
     from streams.engine.task import Task
+    from tables.store import Store
 
 T = TypeVar("T")
 Section = Callable[[], list[dict[str, Any]]]
@@ -128,7 +129,9 @@ class Observer:
             ticking.cancel()
 
     async def _look(self) -> None:
-        await in_thread(self._look_inside)
+        # Made in the event loop, to which Faust binds a store when it is first asked for.
+        stores = {name: table.data for name, table in self._app.tables.items()}
+        await in_thread(lambda: self._look_inside(stores))
         consumer = self._consumer
         if consumer is None or not (parts := dict(consumer.reading.parts)):
             return
@@ -139,13 +142,13 @@ class Observer:
         self._ends = await in_thread(lambda: self._app.cluster.offsets(parts, latest, committed))
         metrics.LAG_LOOK.set_to_current_time()
 
-    def _look_inside(self) -> None:
+    def _look_inside(self, stores: Mapping[str, Store]) -> None:
         tables = []
-        for name, table in self._app.tables.items():
-            keys, size = table.data.size()
+        for name, store in stores.items():
+            keys, size = store.size()
             metrics.TABLE_KEYS.labels(name).set(keys)
             metrics.TABLE_BYTES.labels(name).set(size)
-            tables.append({"table": name, "partitions": len(table.data.partitions), "keys": keys, "bytes": size})
+            tables.append({"table": name, "partitions": len(store.partitions), "keys": keys, "bytes": size})
         self._tables = tables
         self.found = {name: section() for name, section in self.sections.items()}
 
@@ -260,6 +263,9 @@ class Observer:
             for v in views:
                 by_stream[v.stream,].append(v)
             fixed = {label: vs for label, vs in by_stream.items() if self._numbered(vs)}
+            for labels in by_stream:  # which the engine itself counts; here so that they are 0 before the first one
+                for gauge in (metrics.PAUSED_PARTITIONS, metrics.PARKED_PARTITIONS):
+                    gauge.labels(*labels)
             self._set(metrics.ASSIGNED_PARTITIONS, {k: len(vs) for k, vs in by_stream.items()})
             self._set(metrics.LAG_RECORDS, {k: sum(v.lag for v in vs) for k, vs in by_stream.items()})
             self._set(metrics.LAG_SECONDS, {k: max(v.lag_seconds for v in vs) for k, vs in by_stream.items()})
@@ -278,8 +284,8 @@ class Observer:
     def _numbered(self, views: list[PartitionView]) -> bool:
         """Whether partition numbers name partitions: not where a stream has many topics (T23)."""
         source = self._app.topology.source_of(views[0].topic)
-        alone = source is not None and source.pattern is None and len(source.names) == 1
-        return alone and len(views) <= metrics.PARTITION_SERIES
+        fixed = source is not None and source.pattern is None and len({v.topic for v in views}) == 1
+        return fixed and len(views) <= metrics.PARTITION_SERIES
 
     def _set(self, gauge: Gauge, values: Mapping[tuple[str, ...], float], *, forget: bool = False) -> None:
         """`forget`: what is no longer there has moved to another worker; its series ends here. Else it is 0."""
