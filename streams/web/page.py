@@ -128,7 +128,7 @@ def _batches(status: dict[str, Any]) -> str:
         if b["reason"]:
             missing += f'<div class="bad">{escape(b["reason"])}</div>'
         rows.append([
-            escape(b["cluster"]), escape(b["batch"]), _pill(b["state"]), done, f"{b['records']:,}",
+            escape(b["cluster"]), escape(b["batch"].replace(".000000000Z", "Z")), _pill(b["state"]), done, f"{b['records']:,}",
             f"{_span(b['quiet_seconds'])} ago", missing or ("still at work" if b["running"] else ""),
         ])  # fmt: skip
     heads = ["cluster", "batch", "state", "instances done", "records#", "last news#", "missing, or why"]

@@ -129,7 +129,8 @@ def check_all(scrape: Scrape, shop: Shop) -> None:
         "millstream_ready": ({}, 1), "millstream_restoring": ({}, 0), "millstream_assigned_partitions": (orders, 2),
         "millstream_sink_failing_seconds": ({"sink": "files"}, 0), "millstream_sink_calls": ({"sink": "files"}, 0),
         "millstream_restore_left_records": ({"table": "totals"}, 0), "millstream_buffered_bytes": ({}, 0),
-        "millstream_parked_partitions": (orders, 0), "millstream_paused_partitions": (orders, 0), "millstream_fenced_total": ({}, 0),
+        "millstream_parked_partitions": (orders, 0),
+        "millstream_paused_partitions": (orders, 0), "millstream_fenced_total": ({}, 0),
     }  # fmt: skip
     for name, (labels, expected) in exact.items():
         got = value(scrape, name, **labels)
