@@ -38,6 +38,7 @@ table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.3rem .75rem .3rem 0;border-top:1px solid var(--line);vertical-align:top}
 th{font-weight:500;color:var(--dim);border-top:0;white-space:nowrap}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.whole{white-space:nowrap}
 td.name{overflow-wrap:anywhere;min-width:9rem}
 progress{appearance:none;width:6rem;height:.5rem;border:0;border-radius:.25rem;background:var(--track);overflow:hidden}
 progress::-webkit-progress-bar{background:var(--track)}
@@ -119,7 +120,8 @@ def _batches(status: dict[str, Any]) -> str:
     rows = []
     for b in status["batches"]:
         done = (
-            f'<progress max="{max(1, b["instances"])}" value="{b["done"]}"></progress> {b["done"]} of {b["instances"]}'
+            f'<span class="whole"><progress max="{max(1, b["instances"])}" value="{b["done"]}"></progress> '
+            f"{b['done']} of {b['instances']}</span>"
         )
         open_ones = [*b["failed_instances"], *b["missing_instances"]]
         missing = ", ".join(map(escape, open_ones[:NAMED]))
@@ -128,7 +130,8 @@ def _batches(status: dict[str, Any]) -> str:
         if b["reason"]:
             missing += f'<div class="bad">{escape(b["reason"])}</div>'
         rows.append([
-            escape(b["cluster"]), escape(b["batch"].replace(".000000000Z", "Z")), _pill(b["state"]), done, f"{b['records']:,}",
+            escape(b["cluster"]), escape(b["batch"].replace(".000000000Z", "Z")), _pill(b["state"]), done,
+            f"{b['records']:,}",
             f"{_span(b['quiet_seconds'])} ago", missing or ("still at work" if b["running"] else ""),
         ])  # fmt: skip
     heads = ["cluster", "batch", "state", "instances done", "records#", "last news#", "missing, or why"]
