@@ -265,3 +265,14 @@ def test_the_table_is_what_a_dictionary_with_transactions_would_be(tmp_path_fact
     restored = {k: v for k, v in changelog.items() if v is not None}
     assert restored == dict(table.data._iteritems())
     table.data.close_partition(0)
+
+
+def test_who_looks_on_sees_what_is_committed_and_how_large_it_is(table: Any) -> None:
+    for partition, keys in ((0, (b"b/1", b"b/2", b"c")), (1, (b"b/3",))):
+        table.data.apply(partition, [(key, b"v") for key in keys], StorePosition("id", 1, 0))
+    assert sorted(key for key, _ in table.data.scan(b"b/")) == [b"b/1", b"b/2", b"b/3"]
+    keys, size = table.data.size()
+    assert keys == 4
+    assert size > 0
+    table.data.close_partition(0)
+    assert [key for key, _ in table.data.scan(b"") if not key.startswith(b"\0")] == [b"b/3"]
