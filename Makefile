@@ -62,6 +62,12 @@ dashboards: $(INSTALLED)  ## Generate deploy/grafana/dashboards from the metric 
 dashboards-check: $(INSTALLED)  ## Check them against Grafana's own types (npm, tsc --strict)
 	$(BIN)/python -m tools.dashboards.schema var/dashboards
 
+observability: $(INSTALLED)  ## The services of docker-compose.yml as processes, a real Prometheus, every query and alert
+	$(BIN)/pytest tests/integration/deploy/test_demo.py
+
+image-check: $(INSTALLED)  ## Build the image and run the demo in containers, with buildah and podman (as root; docs/compose.md)
+	sh tools/image-check.sh var/image
+
 proto: $(INSTALLED)  ## Generate code from schemas/events/*.proto, and put what was added on record
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. schemas/events/video.proto
 	$(BIN)/python -m tests.unit.events.contract

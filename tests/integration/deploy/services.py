@@ -73,17 +73,20 @@ class Services:
     def start(self, name: str) -> None:
         """Start a service; those that it waits for are the caller's to start."""
         (self._home / name).mkdir(parents=True, exist_ok=True)
-        service = self._file[name]
         with (self._home / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(
-                [self._outside(name, word) for word in service.get("command") or dockerfile.command()],
+                self.command(name),
                 cwd=self._home / name,
-                env=self.environment(name),
+                env=os.environ | self.environment(name),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 process_group=self._watchdog.group,
             )
+
+    def command(self, name: str) -> list[str]:
+        """That of the service, else that of the image."""
+        return [self._outside(name, word) for word in self._file[name].get("command") or dockerfile.command()]
 
     def environment(self, name: str) -> dict[str, str]:
         """That of the image, with that of the service."""
@@ -91,6 +94,8 @@ class Services:
         found = image | self._file[name].get("environment", {})
         found = {key: self._outside(name, value) for key, value in found.items()}
         self.ports.setdefault(name, free_port())
+        if "MILLSTREAM_METRICS_PORT" in found:
+            found["MILLSTREAM_METRICS_PORT"] = str(self.ports[name])
         return found | self._settings | {
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "HOME": str(self._home / name),
@@ -108,7 +113,10 @@ class Services:
         check = self._file[name].get("healthcheck", {}).get("test") or ["CMD", *dockerfile.health_check()]
         shell, words = check[0] == "CMD-SHELL", [self._outside(name, word).replace("$$", "$") for word in check[1:]]
         command = ["/bin/sh", "-c", words[0]] if shell else words
-        return subprocess.run(command, env=self.environment(name), capture_output=True).returncode == 0
+        return self._check(name, command) == 0
+
+    def _check(self, name: str, words: list[str]) -> int:
+        return subprocess.run(words, env=os.environ | self.environment(name), capture_output=True).returncode
 
     def until_healthy(self, *names: str) -> None:
         """Wait for it."""
@@ -120,6 +128,10 @@ class Services:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[name]}{path}", timeout=10) as answer:
             return str(answer.read().decode())
 
+    def volume(self, name: str) -> Path:
+        """Where a volume lies."""
+        return self._home / name
+
     def log(self, name: str, lines: int = 30) -> str:
         """The end of what it wrote."""
         return "\n".join((self._home / f"{name}.log").read_text("utf-8", "replace").splitlines()[-lines:])
@@ -129,6 +141,8 @@ class Services:
         for inside, outside in self._hosts.items():
             text = text.replace(inside, outside)
         places = self._places(name)
+        if not places:
+            return text
         anyone = "|".join(map(re.escape, sorted(places, key=len, reverse=True)))
         return re.sub(rf"(?<![\w./])({anyone})(?=/|$|\s)", lambda m: places[m[1]], text)
 
