@@ -89,7 +89,7 @@ MODES = ["error", "error_after", "drop_before", "drop_after", "half_header", "ex
          "hang_running", "hang", "quiet", "swallow"]  # fmt: skip
 
 
-@pytest.mark.parametrize("rounds", [12, pytest.param(150, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("rounds", [12, pytest.param(150, marks=[pytest.mark.faults, pytest.mark.timeout(1800)])])
 def test_a_stream_is_exact_after_every_fault_of_its_server(
     kafka: str, tmp_path: Path, server: ClickHouseServer, unique: Unique, seed: int, rounds: int
 ) -> None:
