@@ -233,6 +233,9 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Port of /metrics for commands without a worker: relay, feed, dump, etl."
     )
+    traces: Literal["off", "otlp", "console"] = Field(
+        "off", description="Where OpenTelemetry spans go; `otlp`: over HTTP to OTEL_EXPORTER_OTLP_ENDPOINT."
+    )
     metrics_interval: types.Seconds = Field(
         5.0, description="Seconds between looks at the ends of the logs, for the lag, and at tables and batches."
     )

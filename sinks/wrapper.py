@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import stamina
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
-from millstream import metrics
+from millstream import metrics, tracing
 from millstream.errors import AttemptExhaustedError, RetryableSinkError, SinkError
 from millstream.logs import error_chain, get_logger
 from schemas.batch import Batch, Run
@@ -239,7 +239,7 @@ class SinkGroup:
         """`do`, again while it raises RetryableSinkError and the time allows it."""
         _call.set(call)
         began = time.monotonic()
-        with self._under_way(call):
+        with tracing.span(f"{call.sink} {call.operation}"), self._under_way(call):
             result = await self._retried(call, do, began)
         metrics.SINK_SECONDS.labels(call.sink, call.operation).observe(time.monotonic() - began)
         return result

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import pyarrow as pa
 
+from millstream import tracing
 from millstream.cluster import Cluster, client_config, new_topic
 from millstream.errors import ConfigError, CorruptSourceError, MillstreamError
 from millstream.failpoints import declare, failpoint
@@ -150,7 +151,8 @@ def feed_file(settings: Settings, job: FeedJob, on_progress: OnProgress = lambda
             log.info("feed_already_done", instance=job.instance, description=f"{saved.file} was fed to its end before")
             on_progress(saved.rows, origin.size)
             return FeedResult(outcome="already", run=saved.run, rows=saved.rows)
-        return _Feeder(source, job, saved, limit, topic, origin).feed(on_progress)
+        with tracing.span("feed", messaging__destination__name=topic, millstream__source=origin.label):
+            return _Feeder(source, job, saved, limit, topic, origin).feed(on_progress)
 
 
 def _continue(saved: Saved | None, job: FeedJob, topic_id: str, origin: Origin) -> Saved:

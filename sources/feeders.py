@@ -16,7 +16,7 @@ from typing import IO
 
 import msgspec
 
-from millstream import metrics
+from millstream import metrics, tracing
 from millstream.errors import MillstreamError
 from millstream.logs import configure, error_chain
 from millstream.settings import get_settings
@@ -149,10 +149,13 @@ def main() -> int:
     try:
         settings = get_settings()
         configure(settings)
+        tracing.start(settings, "feed")
         result = feed_file(settings, job, on_progress)
     except MillstreamError as exc:
         say(_Line(error="; ".join(text.partition(": ")[2] or text for text in error_chain(exc)[:1])))
         return 1
+    finally:
+        tracing.stop()
     if result.outcome != "aborted":
         say(_Line(progress=(result.rows, latest[1])))
     say(_Line(result=result))

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import confluent_kafka as ck
 
+from millstream import tracing
 from millstream.cluster import TP, Cluster, client_config
 from millstream.errors import BrokerError
 from millstream.settings import Settings
@@ -85,9 +86,10 @@ class TransactionalSource:
             elif on_offset is not None:
                 on_offset(message.offset())
 
+        told = tracing.added(headers)
         while True:
             try:
-                self._client.producer.produce(topic or self.topic, value, key, headers=headers, on_delivery=delivered)
+                self._client.producer.produce(topic or self.topic, value, key, headers=told, on_delivery=delivered)
             except BufferError:
                 self._client.producer.poll(0.1)
             except ck.KafkaException as exc:

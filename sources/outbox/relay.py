@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from millstream import metrics
+from millstream import metrics, tracing
 from millstream.errors import BrokerError, PostgresUnavailableError
 from millstream.failpoints import declare, failpoint
 from millstream.logs import get_logger
@@ -173,7 +173,9 @@ class PollingRelay:
                 stuck.add(aggregate)
                 outcome.failed[row["seq"]] = Failure(why, counts=True, final=True)
         began = time.monotonic()
-        results = await asyncio.to_thread(self._publisher.publish, messages, self._settings.outbox_publish_timeout)
+        with tracing.span("outbox publish", messaging__batch__message_count=len(messages)):
+            told = [m._replace(headers=tracing.added(m.headers)) for m in messages]
+            results = await asyncio.to_thread(self._publisher.publish, told, self._settings.outbox_publish_timeout)
         for seq, result in zip(seqs, results, strict=True):
             if result is True:
                 outcome.published.append(seq)

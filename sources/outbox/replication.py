@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from millstream import metrics
+from millstream import metrics, tracing
 from millstream.errors import BrokerError, PostgresUnavailableError
 from millstream.failpoints import declare, failpoint
 from millstream.logs import get_logger
@@ -245,7 +245,8 @@ class _Pump:
         if messages:
             done = max(self._done_lsn, relay._position.lsn)
             position = Position(self._stream.server, done, self._commit_lsn, self._number)
-            await asyncio.to_thread(self._send, messages, position)
+            with tracing.span("outbox publish", messaging__batch__message_count=len(messages)):
+                await asyncio.to_thread(self._send, messages, position)
             relay._position = position
             relay._sent += len(messages)
         failpoint(COMMITTED)

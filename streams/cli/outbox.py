@@ -16,6 +16,7 @@ from uuid import UUID
 
 import click
 
+from millstream import tracing
 from millstream.errors import ConfigError
 from millstream.settings import Settings, get_settings, override_settings
 from streams.cli.connected import check_kafka
@@ -87,6 +88,7 @@ def relay(via: str | None, create_slot: bool, once: bool, metrics_port: int | No
             raise ConfigError("--once goes with --via polling: a replication slot has no end")
         url = _url(settings)
         check_kafka(settings)
+        tracing.start(settings, "relay")
 
         async def run() -> None:
             async with metrics_served(settings):
@@ -105,7 +107,10 @@ def relay(via: str | None, create_slot: bool, once: bool, metrics_port: int | No
                 await made.run()
             click.echo(f"published: {made.published}")
 
-        asyncio.run(run())
+        try:
+            asyncio.run(run())
+        finally:
+            tracing.stop()
 
 
 @outbox.command()

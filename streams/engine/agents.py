@@ -10,6 +10,7 @@ from typing import Any
 import faust
 from faust.agents.agent import Agent as FaustAgent
 
+from millstream import tracing
 from millstream.errors import MillstreamError
 from schemas.codecs import Codec
 from streams.engine.chunk import Chunk
@@ -59,6 +60,7 @@ class ChunkStream(AsyncIterator[Chunk]):
         chunk = await self._queue.get()
         self._current = chunk
         CURRENT.set(chunk)
+        tracing.enter(chunk.trace)
         return chunk
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from confluent_kafka.admin import NewTopic
 from mode.utils.logging import FileLogProxy
 
-from millstream import metrics
+from millstream import metrics, tracing
 from millstream.broker import answers
 from millstream.cluster import TP, Cluster, client_config, new_topic
 from millstream.errors import BrokerError, ConfigError
@@ -324,6 +324,7 @@ class App(faust.App):
             return
         keep_freed_memory()
         try:
+            tracing.start(self.settings, "worker")
             self._slot = SlotLock(Path(self.conf.datadir))
             await asyncio.to_thread(lambda: self.cluster.create(self.declarations()))
             for prepare in self.before_start:
@@ -350,5 +351,6 @@ class App(faust.App):
         await super()._stop_consumer()
         for group in self.sink_groups:
             await group.close()
+        await asyncio.to_thread(tracing.stop)
         if self._slot is not None:
             self._slot.release()

@@ -66,6 +66,8 @@ class Chunk:
         self.alive = True
         """False once the partition was taken away: whatever a straggling task still does is refused."""
         self.done = asyncio.Event()
+        self.trace: Any = None
+        """Its span, where traces are on."""
         self.since = 0.0
         """When it entered the state that it is in, by the monotonic clock (metrics only)."""
         self._tables = tables

@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from millstream import metrics
+from millstream import metrics, tracing
 from millstream.cluster import TP
 from millstream.failpoints import declare, failpoint
 from millstream.logs import get_logger
-from streams.engine.chunk import Chunk
+from streams.engine.chunk import Chunk, Output
 from streams.engine.dead_letters import dead_letter
 from streams.engine.partition import Cut
 from streams.engine.plan import Position
@@ -204,7 +204,7 @@ class CommitCycle:
 
     def _collect(self, tp: TP, chunk: Chunk, txn: Transaction, applies: list[tuple[TableLog, ChangelogWrite]]) -> None:
         failpoint(WRITTEN)
-        txn.outputs += chunk.outputs
+        txn.outputs += _traced(chunk)
         txn.outputs += [dead_letter(chunk, r) for r in chunk.letters]
         tables = self._tables_of(tp)
         for name, changes in chunk.changes.items():
@@ -233,15 +233,20 @@ class CommitCycle:
                 failpoint(APPLIED)
 
         try:
-            with metrics.COMMIT_SECONDS.time():
+            about = tracing.contexts_of(chunk.trace for _, chunk in finished)
+            with metrics.COMMIT_SECONDS.time(), tracing.span("commit", about, millstream__chunks=len(finished)):
                 await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, commit))
         except PartitionsLostError as exc:
             metrics.FENCED.inc()
             metrics.COMMIT_ERRORS.labels(type(exc).__name__).inc()
             log.warning("partitions_lost", description=f"{exc}; waiting for the next assignment")
+            for _, chunk in finished:
+                tracing.end(chunk.trace, str(exc))
             self.void()
             self.on_lost()
             return False
+        for _, chunk in finished:
+            tracing.end(chunk.trace)
         measure(finished, applies)
         return True
 
@@ -259,6 +264,13 @@ class CommitCycle:
             return await asyncio.shield(task.attempt_wanted)
 
         chunk._raise_attempt = raise_attempt
+
+
+def _traced(chunk: Chunk) -> list[Output]:
+    """The chunk's output records; they tell of its span, where traces are on."""
+    if chunk.trace is None:
+        return chunk.outputs
+    return [o._replace(headers=tracing.added(list(o.headers), chunk.trace)) for o in chunk.outputs]
 
 
 def measure(finished: list[tuple[TP, Chunk]], applies: list[tuple[TableLog, ChangelogWrite]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from faust.types.tuples import ConsumerMessage
 
-from millstream import metrics
+from millstream import metrics, tracing
 from millstream.cluster import TP
 from schemas.chunk import ChunkId
 from streams.engine.agents import Agent, ChunkStream
@@ -109,6 +109,17 @@ class Task:
             tables=frozenset(source.tables),
             nbytes=cut.nbytes,
         )
+        chunk.trace = tracing.begin(
+            "chunk",
+            tracing.told_by(cut.records),
+            messaging__system="kafka",
+            messaging__destination__name=tp.topic,
+            messaging__destination__partition__id=str(tp.partition),
+            messaging__kafka__offset=cut.first,
+            messaging__batch__message_count=len(cut.records),
+            millstream__last_offset=cut.last,
+            millstream__replayed=str(replayed).lower(),
+        )
         self.open = tp, chunk
         label, chunk.since = metrics.stream_label(tp.topic), time.monotonic()
         if not replayed:
@@ -138,6 +149,7 @@ class Task:
         on_error: Callable[[BaseException], None],
     ) -> None:
         label = metrics.stream_label(chunk.topic)
+        tracing.enter(chunk.trace)
         if source.codec is not None:
             if chunk.control is None:
                 with metrics.STAGE_SECONDS.labels(label, "decode").time():
@@ -192,5 +204,6 @@ class Task:
         """The partitions are gone: nothing of what runs may have an effect any more."""
         if self.open is not None:
             self.open[1].abandon()
+            tracing.end(self.open[1].trace, "the partition was taken away; its next owner replays the chunk")
         for task in self.running:
             task.cancel()
