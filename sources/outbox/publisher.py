@@ -118,14 +118,12 @@ class Publisher:
         """One report for each; after any error the producer is a new one."""
         producer = self._producer = self._producer or self._new()
         reports: list[ck.KafkaError | None] = [_NOT_SENT] * len(messages)
-        telling = _stdlib.isEnabledFor(logging.DEBUG)
+        answers: list[ck.Message | None] = [None] * len(messages)
 
         def noting(index: int) -> Report:
             def note(error: ck.KafkaError | None, message: ck.Message | None) -> None:
-                reports[index] = error
-                if telling and error is None and message is not None:
-                    where = f"{message.topic()}-{message.partition()}@{message.offset()}"
-                    tell_published(messages[index].headers, where)
+                # No call in here: where a producer dies, its error is pending while the last reports come.
+                reports[index], answers[index] = error, message
 
             return note
 
@@ -134,6 +132,10 @@ class Publisher:
                 if not self._queue(producer, message, noting(index), deadline):
                     break  # nothing behind a record that is not on its way
             producer.flush(max(0.0, deadline - time.monotonic()))
+        if _stdlib.isEnabledFor(logging.DEBUG):
+            for sent, report, answer in zip(messages, reports, answers, strict=True):
+                if report is None and answer is not None:
+                    tell_published(sent.headers, f"{answer.topic()}-{answer.partition()}@{answer.offset()}")
         if any(report is not None for report in reports):
             self._give_up(producer)
         return reports
