@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -87,6 +88,11 @@ class EmbeddedPostgres(Server):
     def kill(self) -> None:
         """SIGKILL to the whole server: nothing is written any more; the next start recovers from the WAL."""
         if self._watchdog is not None:
+            if self._process is not None:
+                self._process.send_signal(signal.SIGSTOP)  # no new one meanwhile
+                for backend in _children(self._process.pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(backend, signal.SIGKILL)
             os.killpg(self._watchdog.group, signal.SIGKILL)
             self._watchdog.kill()
         if self._process is not None:
@@ -183,3 +189,9 @@ async def _make_database(url: str) -> str | None:
     finally:
         await connection.close()
     return None
+
+
+def _children(pid: int) -> list[int]:
+    """Each process of Postgres has a session of its own: one that works goes on for a while without the first one."""
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
