@@ -128,12 +128,12 @@ def test_selectors_find_the_pods_they_are_meant_for(name: str) -> None:
     selectors |= {
         ids((name, one)): one["spec"]["selector"]["matchLabels"] for one in (*of(name, "PodDisruptionBudget"), workers)
     }
+    for one in of(name, "Deployment"):
+        for wanted in (one["spec"]["selector"]["matchLabels"], selectors.pop("millstream-relay-metrics")):
+            assert {p for p, labels in pods.items() if wanted.items() <= labels.items()} == {ids((name, one))}
     for who, wanted in selectors.items():
         found = {pod for pod, labels in pods.items() if wanted.items() <= labels.items()}
         assert found == {key}, who
-    for one in of(name, "Deployment"):
-        wanted = one["spec"]["selector"]["matchLabels"]
-        assert {p for p, labels in pods.items() if wanted.items() <= labels.items()} == {ids((name, one))}
     assert workers["spec"]["serviceName"] in selectors
     (policy,) = of(name, "NetworkPolicy")
     wanted = policy["spec"]["podSelector"]["matchLabels"]
@@ -153,6 +153,14 @@ def test_migration_and_relay_get_what_they_need() -> None:
     (relay,) = of("changefeeds", "Deployment")
     (container,) = pod_of(relay)["spec"]["containers"]
     assert container["command"] == ["millstream", "outbox", "relay", "--create-slot"]
+    assert {v["name"]: v["value"] for v in container["env"]} == {
+        "MILLSTREAM_WEB_BIND": "0.0.0.0",
+        "MILLSTREAM_METRICS_PORT": "6066",
+    }
+    assert [(p["name"], p["containerPort"]) for p in container["ports"]] == [("web", 6066)]
+    for probe in ("startupProbe", "livenessProbe"):
+        assert container[probe]["httpGet"] == {"path": "/livez", "port": "web"}
+    assert "readinessProbe" not in container, "a relay has no /readyz"
     (config,) = of("changefeeds", "ConfigMap")
     assert config["data"]["MILLSTREAM_OUTBOX_VIA"] == "replication"
     assert config["data"]["MILLSTREAM_OUTBOX_TOPICS"] == "order=shop.order.events,video=catalog.video.events"
