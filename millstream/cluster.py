@@ -110,18 +110,7 @@ class Cluster:
         wanted = {t.topic: t for t in topics}
         if not wanted:
             return
-        missing = wanted.keys() - self.topics(wanted).keys()
-        if missing:
-            futures = self._ask(
-                lambda timeout: self.admin.create_topics([wanted[m] for m in missing], request_timeout=timeout)
-            )
-            for name, future in futures.items():
-                try:
-                    future.result()
-                except ck.KafkaException as exc:
-                    if exc.args[0].code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:
-                        raise BrokerError(f"cannot create topic {name!r}: {exc.args[0].str()}") from exc
-        found = self._until(lambda: f if len(f := self.topics(wanted)) == len(wanted) else None, "topics to appear")
+        found = self._until(lambda: self._all_of(wanted), "topics to appear")
         for name, topic in wanted.items():
             if topic.num_partitions not in (-1, found[name].partitions):
                 raise ConfigError(
@@ -129,6 +118,44 @@ class Cluster:
                     "declared. Declare the number it has, or delete the topic: a table's state is bound to the "
                     "partition of its keys, so the number can't be changed in place (T8, T9)."
                 )
+
+    def _all_of(self, wanted: Mapping[str, NewTopic]) -> dict[str, TopicInfo] | None:
+        """What the broker says of the wanted topics; none while one of them is missing, and then it is asked for.
+
+        Asked for each time, not once: a topic that was just deleted may still have been there at the first look.
+        """
+        found = self.topics(wanted)
+        missing = wanted.keys() - found.keys()
+        if not missing:
+            return found
+        futures = self._ask(
+            lambda timeout: self.admin.create_topics([wanted[m] for m in missing], request_timeout=timeout)
+        )
+        for name, future in futures.items():
+            try:
+                future.result()
+            except ck.KafkaException as exc:
+                if exc.args[0].code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise BrokerError(f"cannot create topic {name!r}: {exc.args[0].str()}") from exc
+        return None
+
+    def delete(self, topics: Iterable[str]) -> None:
+        """Delete topics and wait until the broker no longer shows them. Those that do not exist are left out.
+
+        Raises BrokerError.
+        """
+        before = self.topics(topics)
+        if not before:
+            return
+        futures = self._ask(lambda timeout: self.admin.delete_topics(list(before), request_timeout=timeout))
+        for name, future in futures.items():
+            try:
+                future.result()
+            except ck.KafkaException as exc:
+                if exc.args[0].code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise BrokerError(f"cannot delete topic {name!r}: {exc.args[0].str()}") from exc
+        # By id: someone may have made them anew by now.
+        self._until(lambda: None if before.items() & self.topics(before).items() else True, "topics to disappear")
 
     def offsets(
         self, tps: Iterable[TP], at: OffsetSpec, isolation: ck.IsolationLevel = ck.IsolationLevel.READ_UNCOMMITTED

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import confluent_kafka as ck
-from confluent_kafka.admin import AdminClient
 
 from millstream.broker import broker_from
-from millstream.cluster import client_config
-from millstream.errors import BrokerError
+from millstream.cluster import Cluster, client_config
 from millstream.settings import PREFIX, Settings, get_settings, override_settings
 from streams.cli.worker import WorkerProcess
 
@@ -47,21 +45,14 @@ class Private:
         `keep`: suffixes of topics that stay. Raises BrokerError.
         """
         settings, ours = self.settings, prefix or self.settings.namespace
-        admin, timeout = AdminClient(client_config(settings)), settings.request_timeout
-        groups = admin.list_consumer_groups(request_timeout=timeout).result().valid
+        cluster, timeout = Cluster(client_config(settings), settings.request_timeout), settings.request_timeout
+        groups = cluster.admin.list_consumer_groups(request_timeout=timeout).result().valid
         found = [g.group_id for g in groups if g.group_id.startswith(ours)]
         # A group whose member was killed is not empty yet; without its topics it means nothing and expires.
-        for future in (admin.delete_consumer_groups(found, request_timeout=timeout) if found else {}).values():
+        for future in (cluster.admin.delete_consumer_groups(found, request_timeout=timeout) if found else {}).values():
             with suppress(ck.KafkaException):
                 future.result()
-        names = admin.list_topics(timeout=timeout).topics
-        topics = [t for t in names if t.startswith(ours) and not (keep and t.endswith(keep))]
-        for name, future in (admin.delete_topics(topics, request_timeout=timeout) if topics else {}).items():
-            try:
-                future.result()
-            except ck.KafkaException as exc:
-                if exc.args[0].code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    raise BrokerError(f"cannot delete topic {name!r}: {exc.args[0].str()}") from exc
+        cluster.delete(cluster.matching(lambda t: t.startswith(ours) and not (keep and t.endswith(keep))))
         for directory in settings.data_dir.glob(f"{ours}*"):
             shutil.rmtree(directory, ignore_errors=True)
 

@@ -64,8 +64,7 @@ class Resetter:
         """
         self._need_empty_group(wait)
         self._commit({tp: (p.offset, UNFINISHED) for tp, p in reset.positions.items()})
-        for name, future in (self._cluster.admin.delete_topics(reset.changelogs) if reset.changelogs else {}).items():
-            _result(f"delete changelog {name!r}", future.result)
+        self._cluster.delete(reset.changelogs)
         self._register(reset.positions)
         self._commit({tp: (p.offset, p.metadata) for tp, p in reset.positions.items()})
 
