@@ -8,7 +8,7 @@ A commit is linked to the chunks that it commits. Where spans go is told by Open
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,6 +17,7 @@ from typing import Any
 from millstream.errors import ConfigError
 from millstream.settings import Settings
 
+Attributes = Mapping[str, str | int]
 MAX_LINKS = 32
 """Of one span. A chunk may hold 50,000 records."""
 _HEADER = "traceparent"
@@ -70,14 +71,14 @@ def stop() -> None:
     _on.provider = _on.tracer = None
 
 
-def begin(name: str, links: Iterable[Any] = (), **attributes: str | int) -> Any:
+def begin(name: str, links: Iterable[Any] = (), attributes: Attributes | None = None) -> Any:
     """A span that `end` ends; None while off."""
     if _on.tracer is None:
         return None
     from opentelemetry.context import Context
     from opentelemetry.trace import Link
 
-    return _on.tracer.start_span(name, context=Context(), links=[Link(c) for c in links], attributes=_named(attributes))
+    return _on.tracer.start_span(name, context=Context(), links=[Link(c) for c in links], attributes=attributes)
 
 
 def end(span: Any, error: str = "") -> None:
@@ -101,14 +102,14 @@ def enter(span: Any) -> None:
 
 
 @contextmanager
-def span(name: str, links: Iterable[Any] = (), **attributes: str | int) -> Iterator[None]:
+def span(name: str, links: Iterable[Any] = (), attributes: Attributes | None = None) -> Iterator[None]:
     """What is done inside, a child of the span that the task is in. An exception is its error."""
     if _on.tracer is None:
         yield
         return
     from opentelemetry.trace import Link
 
-    with _on.tracer.start_as_current_span(name, links=[Link(c) for c in links], attributes=_named(attributes)):
+    with _on.tracer.start_as_current_span(name, links=[Link(c) for c in links], attributes=attributes):
         yield
 
 
@@ -131,24 +132,16 @@ def told_by(records: Iterable[Any]) -> list[Any]:
     return [c for c in found.values() if c is not None]
 
 
-def headers(span: Any = None) -> list[tuple[str, bytes]]:
-    """Headers by which a record tells of a span, of the current one if none is given; none while off."""
-    if _on.tracer is None:
-        return []
+def added(to: list[tuple[str, bytes]], span: Any = None) -> list[tuple[str, bytes]]:
+    """A record's headers. They tell of the span, the current one if none is given, unless they tell of one already."""
+    if _on.tracer is None or any(key == _HEADER for key, _ in to):
+        return to
     from opentelemetry import trace
 
     told = (trace.get_current_span() if span is None else span).get_span_context()
     if not told.is_valid:
-        return []
-    return [(_HEADER, f"00-{told.trace_id:032x}-{told.span_id:016x}-{told.trace_flags:02x}".encode())]
-
-
-def added(to: list[tuple[str, bytes]], span: Any = None) -> list[tuple[str, bytes]]:
-    """A record's headers, which tell of the span unless they tell of one already."""
-    if _on.tracer is None:
         return to
-    told = any(key == _HEADER for key, _ in to)
-    return [*to, *(() if told else headers(span))]
+    return [*to, (_HEADER, f"00-{told.trace_id:032x}-{told.span_id:016x}-{told.trace_flags:02x}".encode())]
 
 
 def _parsed(value: bytes) -> Any:
@@ -158,8 +151,3 @@ def _parsed(value: bytes) -> Any:
     read = TraceContextTextMapPropagator().extract({_HEADER: value.decode("ascii", "replace")})
     found = trace.get_current_span(read).get_span_context()
     return found if found.is_valid else None
-
-
-def _named(attributes: dict[str, str | int]) -> dict[str, str | int]:
-    """`messaging__kafka__offset` is how Python spells messaging.kafka.offset."""
-    return {key.replace("__", "."): value for key, value in attributes.items()}

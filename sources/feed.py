@@ -151,7 +151,7 @@ def feed_file(settings: Settings, job: FeedJob, on_progress: OnProgress = lambda
             log.info("feed_already_done", instance=job.instance, description=f"{saved.file} was fed to its end before")
             on_progress(saved.rows, origin.size)
             return FeedResult(outcome="already", run=saved.run, rows=saved.rows)
-        with tracing.span("feed", messaging__destination__name=topic, millstream__source=origin.label):
+        with tracing.span("feed", attributes={"messaging.destination.name": topic, "millstream.source": origin.label}):
             return _Feeder(source, job, saved, limit, topic, origin).feed(on_progress)
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from types import NoneType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from faust.utils import json as faust_json
+
+Column: TypeAlias = pa.Array | pa.ChunkedArray
 
 # Text that is its own JSON: printable ASCII without the quote and the backslash.
 _PLAIN = np.zeros(256, np.bool_)

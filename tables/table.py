@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import faust
 import pyarrow as pa
 
 from millstream.errors import ConfigError
 from tables import columns
+from tables.columns import Column
 from tables.store import Store
 
-Column: TypeAlias = "pa.Array | pa.ChunkedArray"
 """A column, such as `chunk.table["user"]`."""
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import confluent_kafka as ck
 
-from millstream import metrics
+from millstream import metrics, tracing
 from millstream.cluster import Cluster, client_config, new_topic
 from millstream.errors import BrokerError
 from millstream.logs import get_logger
@@ -144,7 +144,7 @@ class Publisher:
         topic, key, value, headers = message
         while True:
             try:
-                producer.produce(topic, value, key, on_delivery=note, headers=headers)
+                producer.produce(topic, value, key, on_delivery=note, headers=tracing.added(headers))
             except BufferError:
                 producer.poll(0.1)
                 if time.monotonic() > deadline:

@@ -173,9 +173,8 @@ class PollingRelay:
                 stuck.add(aggregate)
                 outcome.failed[row["seq"]] = Failure(why, counts=True, final=True)
         began = time.monotonic()
-        with tracing.span("outbox publish", messaging__batch__message_count=len(messages)):
-            told = [m._replace(headers=tracing.added(m.headers)) for m in messages]
-            results = await asyncio.to_thread(self._publisher.publish, told, self._settings.outbox_publish_timeout)
+        with tracing.span("outbox publish", attributes={"messaging.batch.message_count": len(messages)}):
+            results = await asyncio.to_thread(self._publisher.publish, messages, self._settings.outbox_publish_timeout)
         for seq, result in zip(seqs, results, strict=True):
             if result is True:
                 outcome.published.append(seq)

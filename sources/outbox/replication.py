@@ -245,7 +245,7 @@ class _Pump:
         if messages:
             done = max(self._done_lsn, relay._position.lsn)
             position = Position(self._stream.server, done, self._commit_lsn, self._number)
-            with tracing.span("outbox publish", messaging__batch__message_count=len(messages)):
+            with tracing.span("outbox publish", attributes={"messaging.batch.message_count": len(messages)}):
                 await asyncio.to_thread(self._send, messages, position)
             relay._position = position
             relay._sent += len(messages)

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from faust.types import TopicT
@@ -16,9 +16,9 @@ from schemas.batch import Run
 from schemas.chunk import Chunk as SinkChunk
 from schemas.chunk import ChunkId
 from schemas.codecs import Rejected
+from tables.columns import Column
 from tables.scope import Changes, OutsideChunkError
 
-Column: TypeAlias = pa.Array | pa.ChunkedArray
 Headers = Sequence[tuple[str, bytes]]
 _offset = attrgetter("offset")
 

@@ -234,7 +234,7 @@ class CommitCycle:
 
         try:
             about = tracing.contexts_of(chunk.trace for _, chunk in finished)
-            with metrics.COMMIT_SECONDS.time(), tracing.span("commit", about, millstream__chunks=len(finished)):
+            with metrics.COMMIT_SECONDS.time(), tracing.span("commit", about, {"millstream.chunks": len(finished)}):
                 await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, commit))
         except PartitionsLostError as exc:
             metrics.FENCED.inc()

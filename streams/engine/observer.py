@@ -11,10 +11,9 @@ import asyncio
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confluent_kafka import IsolationLevel
 from confluent_kafka.admin import OffsetSpec
@@ -24,8 +23,9 @@ from millstream import metrics
 from millstream.cluster import TP
 from millstream.errors import BrokerError
 from millstream.logs import get_logger
+from millstream.threads import in_thread
 
-if TYPE_CHECKING:  # commands without a worker use `in_thread`, and need no engine
+if TYPE_CHECKING:
     from streams.engine.app import App
     from streams.engine.chunk import Chunk
     from streams.engine.consumer import Consumer
@@ -33,7 +33,6 @@ if TYPE_CHECKING:  # commands without a worker use `in_thread`, and need no engi
     from streams.engine.task import Task
     from tables.store import Store
 
-T = TypeVar("T")
 Section = Callable[[], list[dict[str, Any]]]
 
 TICK = 0.5
@@ -71,21 +70,6 @@ class PartitionView:
     replays: int
     buffered: int
     """Records read and not in a chunk."""
-
-
-async def in_thread(call: Callable[[], T]) -> T:
-    """Run in a daemon thread of its own, which neither a rebalance nor the end of the process waits for."""
-    future: Future[T] = Future()
-    future.set_running_or_notify_cancel()  # who is cancelled while waiting does not disturb the call
-
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as exc:  # noqa: BLE001 - handed on to who waits
-            future.set_exception(exc)
-
-    threading.Thread(target=run, name="observer", daemon=True).start()
-    return await asyncio.wrap_future(future)
 
 
 class Observer:
@@ -215,8 +199,8 @@ class Observer:
             return f"the loop that reads from Kafka has stood still for {silent:.0f} s"
         return ""
 
-    def not_ready(self) -> list[Reason]:
-        """Why no work gets done here, or not all of it; nothing: the worker is ready."""
+    def not_ready(self, views: Sequence[PartitionView] | None = None) -> list[Reason]:
+        """Why no work gets done here, or not all of it; nothing: the worker is ready. `views`: those of now."""
         consumer, s = self._consumer, self._app.settings
         if self._app.should_stop:
             return [Reason("stopping", "the worker is being stopped")]
@@ -234,7 +218,7 @@ class Observer:
             found.append(Reason("restoring", self._restoring()))
         if silent := self.not_live():
             found.append(Reason("stalled", silent))
-        for v in self.partitions():
+        for v in self.partitions() if views is None else views:
             where = f"{v.topic}-{v.partition}"
             if v.state == "parked":
                 found.append(Reason("parked", f"{where} at offset {v.offset}: parked after {v.replays} replays"))
@@ -255,7 +239,8 @@ class Observer:
     def refresh(self) -> None:
         """Set the gauges that tell the state of now."""
         with self._lock:
-            views, reasons = self.partitions(), {r.reason for r in self.not_ready()}
+            views = self.partitions()
+            reasons = {r.reason for r in self.not_ready(views)}
             metrics.READY.set(not reasons)
             for reason in metrics.REASONS:
                 metrics.NOT_READY.labels(reason).set(reason in reasons)

@@ -112,13 +112,15 @@ class Task:
         chunk.trace = tracing.begin(
             "chunk",
             tracing.told_by(cut.records),
-            messaging__system="kafka",
-            messaging__destination__name=tp.topic,
-            messaging__destination__partition__id=str(tp.partition),
-            messaging__kafka__offset=cut.first,
-            messaging__batch__message_count=len(cut.records),
-            millstream__last_offset=cut.last,
-            millstream__replayed=str(replayed).lower(),
+            {
+                "messaging.system": "kafka",
+                "messaging.destination.name": tp.topic,
+                "messaging.destination.partition.id": str(tp.partition),
+                "messaging.kafka.offset": cut.first,
+                "messaging.batch.message_count": len(cut.records),
+                "millstream.last_offset": cut.last,
+                "millstream.replayed": replayed,
+            },
         )
         self.open = tp, chunk
         label, chunk.since = metrics.stream_label(tp.topic), time.monotonic()

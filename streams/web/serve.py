@@ -20,7 +20,7 @@ async def metrics_served(settings: Settings) -> AsyncIterator[None]:
         return
     from aiohttp import web
 
-    from streams.engine.observer import in_thread
+    from millstream.threads import in_thread
     from streams.web.views import NO_STORE, answer, exposition
 
     async def metrics(_request: web.Request) -> web.Response:

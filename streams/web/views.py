@@ -17,7 +17,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from millstream import metrics
-from streams.engine.observer import in_thread
+from millstream.threads import in_thread
 from streams.web.page import page
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ class Views:
 def status(app: App) -> dict[str, Any]:
     """What `/statusz` tells. Not for the event loop."""
     observer, settings, consumer = app.observer, app.settings, app._consumer
-    reasons, views = observer.not_ready(), sorted(observer.partitions(), key=lambda v: (-v.lag, v.topic, v.partition))
+    views = sorted(observer.partitions(), key=lambda v: (-v.lag, v.topic, v.partition))
+    reasons = observer.not_ready(views)
     (commit,) = (s.value for m in metrics.LAST_COMMIT.collect() for s in m.samples)
     return {
         "program": "millstream",

@@ -12,8 +12,8 @@ from prometheus_client import REGISTRY
 from millstream import metrics
 from millstream.cluster import TP
 from millstream.errors import RetryableSinkError
+from millstream.threads import in_thread
 from schemas.chunk import Chunk, ChunkId
-from streams.engine.observer import in_thread
 from streams.engine.recovery import Progress
 from tests.support.waiting import until
 from tests.unit.web.worker import Looked
