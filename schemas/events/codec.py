@@ -139,4 +139,4 @@ def headers_text(headers: Headers) -> str:
 
 
 def _digest(*parts: bytes) -> bytes:
-    return blake2b(b"".join(b"%d:%b" % (len(p), p) for p in parts), digest_size=16).digest()
+    return blake2b(b"".join([b"%d:%b" % (len(p), p) for p in parts]), digest_size=16).digest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -28,7 +28,7 @@ from schemas.events.envelope import (
     parse_time,
 )
 
-Headers = Iterable[tuple[str, bytes | None]]
+Headers = Collection[tuple[str, bytes | None]]
 
 _SUPPORTED = re.compile(r"v1(\.\d+)?")
 _NAMES = {number: name for name, number in PB_TYPES.items()}
@@ -65,7 +65,13 @@ def decode(value: bytes | None, headers: Headers | Mapping[str, str], key: bytes
 
 def read_headers(headers: Headers) -> dict[str, str]:
     """Headers by name. A required one that is repeated with another text, or is no UTF-8, raises InvalidEventError."""
-    found: dict[str, str] = {}
+    try:
+        found = {name: (raw or b"").decode() for name, raw in headers}
+    except UnicodeDecodeError:
+        found = {}
+    if len(found) == len(headers):
+        return found
+    found = {}
     for name, raw in headers:
         try:
             text = (raw or b"").decode()
@@ -106,12 +112,11 @@ def _differs(name: str, header: object, body: object) -> InvalidEventError:
 
 
 def _from_protobuf(value: bytes) -> Event:
-    message = pb.Event()
     try:
-        message.ParseFromString(value)
+        message = pb.Event.FromString(value)
     except DecodeError as e:
-        raise UndecodableEventError(f"no protobuf of {message.DESCRIPTOR.full_name}: {e}") from None
-    if not message.ListFields():
+        raise UndecodableEventError(f"no protobuf of {pb.Event.DESCRIPTOR.full_name}: {e}") from None
+    if not message.event_type and not message.ListFields():
         raise UndecodableEventError(f"no field of {message.DESCRIPTOR.full_name} in it")
     kind = _NAMES.get(message.event_type)
     if kind is None:

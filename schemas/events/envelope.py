@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 import msgspec
 
@@ -165,14 +166,19 @@ def is_uuid(text: str) -> bool:
 def parse_time(name: str, text: str) -> datetime:
     """RFC 3339 text as a time in UTC. Raises InvalidEventError."""
     try:
-        time = datetime.fromisoformat(text)
-        if time.tzinfo is None:
-            raise ValueError("it has no offset from UTC")
-        return time.astimezone(UTC)
+        return _utc(text)
     except (ValueError, OverflowError) as e:
         raise InvalidEventError(
             "time", f"{name} is {text!r}, must be RFC 3339 as 2026-01-31T12:00:00.000001Z: {e}"
         ) from None
+
+
+@lru_cache(1)  # an event tells its time twice, in its headers and in its body
+def _utc(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError("it has no offset from UTC")
+    return time.astimezone(UTC)
 
 
 def format_time(time: datetime) -> str:
