@@ -48,7 +48,7 @@ lock: $(INSTALLED)  ## Resolve requirements.lock anew from pyproject.toml, the i
 	$(BIN)/uv pip compile --generate-hashes --no-emit-index-url --no-annotate --no-header --all-extras \
 		pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --generate-hashes --no-emit-index-url --no-annotate --no-header \
-		-c requirements.lock pyproject.toml -o deploy/image/requirements.lock
+		-c requirements.lock --extra otel pyproject.toml -o deploy/image/requirements.lock
 	echo 'kopf lightkube' | tr ' ' '\n' | $(BIN)/uv pip compile --generate-hashes --no-emit-index-url \
 		--no-annotate --no-header -c requirements.lock - -o deploy/operator/requirements.lock
 	grep -oE '^(setuptools)==[^ ]+' requirements.lock | $(BIN)/uv pip compile --generate-hashes --no-emit-index-url \

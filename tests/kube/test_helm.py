@@ -101,7 +101,9 @@ def test_prometheus_is_sent_to_workers_and_relays() -> None:
     found = [one for one in yaml.safe_load_all(template("everything")) if one]
     (monitor,) = (one for one in found if one["kind"] == "ServiceMonitor")
     wanted = monitor["spec"]["selector"]["matchLabels"].items()
-    services = [one["spec"] for one in found if one["kind"] == "Service" and wanted <= one["metadata"]["labels"].items()]
+    services = [
+        one["spec"] for one in found if one["kind"] == "Service" and wanted <= one["metadata"]["labels"].items()
+    ]
     component = "app.kubernetes.io/component"
     assert sorted(service["selector"][component] for service in services) == ["relay", "worker"]
     assert {service["ports"][0]["name"] for service in services} == {monitor["spec"]["endpoints"][0]["port"]}
