@@ -71,6 +71,16 @@ def stop() -> None:
     _on.provider = _on.tracer = None
 
 
+@contextmanager
+def on(settings: Settings, service: str) -> Iterator[None]:
+    """As long as a command runs. Raises ConfigError as `start` does."""
+    start(settings, service)
+    try:
+        yield
+    finally:
+        stop()
+
+
 def begin(name: str, links: Iterable[Any] = (), attributes: Attributes | None = None) -> Any:
     """A span that `end` ends; None while off."""
     if _on.tracer is None:

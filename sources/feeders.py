@@ -149,13 +149,11 @@ def main() -> int:
     try:
         settings = get_settings()
         configure(settings)
-        tracing.start(settings, "feed")
-        result = feed_file(settings, job, on_progress)
+        with tracing.on(settings, "feed"):
+            result = feed_file(settings, job, on_progress)
     except MillstreamError as exc:
         say(_Line(error="; ".join(text.partition(": ")[2] or text for text in error_chain(exc)[:1])))
         return 1
-    finally:
-        tracing.stop()
     if result.outcome != "aborted":
         say(_Line(progress=(result.rows, latest[1])))
     say(_Line(result=result))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from asyncpg import Record
 
+from millstream import tracing
 from millstream.errors import BrokerError, ConfigError
 from millstream.failpoints import declare, failpoint
 from millstream.postgres import Connection, connect, load, naming
@@ -64,7 +65,8 @@ async def _pass(connection: Connection, publisher: Publisher, limit: int, second
     last, held = 0, set[bytes]()
     while rows := await connection.fetch(_SQL["pending"], last, limit):
         last = rows[-1]["id"]
-        results = await asyncio.to_thread(publish, publisher, rows, held, seconds)
+        with tracing.span("etl changes", attributes={"messaging.batch.message_count": len(rows)}):
+            results = await asyncio.to_thread(publish, publisher, rows, held, seconds)
         failpoint(PUBLISHED)
         good = [row["id"] for row, result in zip(rows, results, strict=True) if result is True]
         bad = {row["id"]: r for row, r in zip(rows, results, strict=True) if isinstance(r, Failure)}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from millstream import metrics
+from millstream import metrics, tracing
 from millstream.cluster import Cluster, client_config, new_topic
 from millstream.errors import ConfigError, MillstreamError
 from millstream.failpoints import declare, failpoint
@@ -108,15 +108,18 @@ class StagingFeeder:
     def _send(self, batch: Batch) -> None:
         assert self._source is not None, "begin() comes first"
         records = [self._record(row, batch.deletes) for row in batch.rows]
-        for key, value in records:
-            self._source.send(key, value, headers_of(ROW, self.run))
-        self.sent += len(records)
-        end = batch.end
-        mark = Mark(self.sent) if end is None else Mark(self.sent, *end)
-        self._source.send(b"", mark_value(mark), headers_of(MARK, self.run))
-        failpoint(SENT)
-        at = None if end is None else end.at.isoformat()
-        self._source.commit(self.sent, json.dumps({"run": self.run, "row": self.sent, "at": at}))
+        with tracing.span("etl feed", attributes={
+            "messaging.destination.name": self.topic, "messaging.batch.message_count": len(records),
+        }):  # fmt: skip
+            for key, value in records:
+                self._source.send(key, value, headers_of(ROW, self.run))
+            self.sent += len(records)
+            end = batch.end
+            mark = Mark(self.sent) if end is None else Mark(self.sent, *end)
+            self._source.send(b"", mark_value(mark), headers_of(MARK, self.run))
+            failpoint(SENT)
+            at = None if end is None else end.at.isoformat()
+            self._source.commit(self.sent, json.dumps({"run": self.run, "row": self.sent, "at": at}))
         failpoint(COMMITTED)
         metrics.FED_RECORDS.labels("staging").inc(len(records))
         metrics.FED_BYTES.labels("staging").inc(sum(len(key) + len(value or b"") for key, value in records))

@@ -7,6 +7,7 @@ from functools import partial
 
 import click
 
+from millstream import tracing
 from millstream.settings import get_settings
 from streams.cli.errors import Group
 from streams.web.serve import served
@@ -52,11 +53,15 @@ def products(
     """
     from streams.cli.products import ProductsRun
 
+    settings = get_settings()
     run = ProductsRun(
-        get_settings(), table=table, limit=limit, max_rows=max_rows, resume=resume, stop_on_error=on_error == "stop",
+        settings, table=table, limit=limit, max_rows=max_rows, resume=resume, stop_on_error=on_error == "stop",
         detect_deletes=detect_deletes,
     )  # fmt: skip
-    for line in asyncio.run(run.dry() if dry_run else served(partial(run.run, feed_only=feed_only, follow=not once))):
+    with tracing.on(settings, "etl"):
+        doing = run.dry() if dry_run else served(partial(run.run, feed_only=feed_only, follow=not once))
+        lines = asyncio.run(doing)
+    for line in lines:
         click.echo(line)
 
 
@@ -70,7 +75,9 @@ def changes(limit: int) -> None:
     """
     from sources.staging.changes import publish_changes
 
-    done = asyncio.run(publish_changes(get_settings(), limit))
+    settings = get_settings()
+    with tracing.on(settings, "etl"):
+        done = asyncio.run(publish_changes(settings, limit))
     click.echo(f"published: {done.published}")
     for text in done.failed:
         click.echo(f"failed: {text}")

@@ -88,7 +88,6 @@ def relay(via: str | None, create_slot: bool, once: bool, metrics_port: int | No
             raise ConfigError("--once goes with --via polling: a replication slot has no end")
         url = _url(settings)
         check_kafka(settings)
-        tracing.start(settings, "relay")
 
         async def run() -> None:
             async with metrics_served(settings):
@@ -107,10 +106,8 @@ def relay(via: str | None, create_slot: bool, once: bool, metrics_port: int | No
                 await made.run()
             click.echo(f"published: {made.published}")
 
-        try:
+        with tracing.on(settings, "relay"):
             asyncio.run(run())
-        finally:
-            tracing.stop()
 
 
 @outbox.command()

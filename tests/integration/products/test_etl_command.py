@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +114,21 @@ def test_a_run_that_is_killed_anywhere_is_made_good_by_the_next_one(site: Site, 
     assert {record.key() for record in records} == {key_of(*pair) for pair in site.sql(KEYS)}
 
 
-def test_workers_that_run_take_what_is_only_fed(site: Site) -> None:
+def test_workers_that_run_take_what_is_only_fed(site: Site, kafka: str) -> None:
     site.sql(STAGE)
     site.own_namespace()
     with site.cli.worker(STREAMS="streams.products"):
         assert site.etl("--feed-only", "--max-rows", "15")["created"] == "15"
-        assert site.etl("--feed-only")["created"] == "25"
+        traced = site.cli.ok("etl", "products", "--feed-only", TRACES="console")
+        assert "created: 25" in traced.splitlines()
         other = site.cli("etl", "products", "--table", "shop.nothing")
         assert (other.returncode, "no table shop.nothing" in other.stderr) == (1, True)
     assert site.sql("SELECT count(*) FROM shop.products") == [(40,)]
+    (span,) = (json.loads(line) for line in traced.splitlines() if '"etl feed"' in line)
+    records = read_all(kafka, span["attributes"]["messaging.destination.name"])
+    told = Counter(dict(record.headers() or []).get("traceparent", b"")[3:52].decode() for record in records)
+    ours = "-".join(span["context"][name][2:] for name in ("trace_id", "span_id"))
+    assert told == {"": 15 + 1, ours: 40 + 1}, "each batch has a mark; the second one the rows of the overlap again"
 
 
 def test_changes_are_published_once_marked_and_given_up_after_three_refusals(site: Site, kafka: str) -> None:  # PE-69
