@@ -12,9 +12,12 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from millstream.postgres import connect
+from millstream.settings import Settings
 from schemas.products.codec import key_of
+from streams.cli.products import ProductsRun
 from tests.acceptance.cli import Cli
 from tests.support.kafka import read_all
+from tests.support.waiting import wait_until
 
 STAGE = """
 INSERT INTO shop.products_staging
@@ -34,6 +37,9 @@ class Site:
 
     def __init__(self, cli: Cli, url: str) -> None:
         self.cli, self.url, self.namespace = cli, url, url[-6:] + "."
+        run = ProductsRun(Settings(postgres_url=url), "", 1, None, True, True, False)
+        self.private = run.prefix
+        """How the topics of its runs begin; other tests' may stand in the same broker."""
 
     def own_namespace(self) -> None:
         """Topics with fixed names are this test's own from now on."""
@@ -57,8 +63,13 @@ def site(kafka: str, postgres: str, tmp_path: Path) -> Site:
     return Site(Cli(kafka, tmp_path, POSTGRES_URL=postgres), postgres)
 
 
-def ours(admin: AdminClient) -> set[str]:
-    return {name for name in admin.list_topics(timeout=30).topics if name.startswith("etl-")}
+def ours(site: Site, admin: AdminClient) -> set[str]:
+    return {name for name in admin.list_topics(timeout=30).topics if name.startswith(site.private)}
+
+
+def clean_up(site: Site, admin: AdminClient) -> None:
+    if left := list(ours(site, admin)):
+        admin.delete_topics(left)
 
 
 def test_what_is_staged_becomes_products_and_a_second_run_changes_nothing(site: Site, admin: AdminClient) -> None:
@@ -70,7 +81,7 @@ def test_what_is_staged_becomes_products_and_a_second_run_changes_nothing(site: 
     assert (first["rows fed"], first["created"]) == ("40", "40")
     assert "2026-01-01T00:00:00" in first["watermark"]
     assert site.sql(STATE) == [(40, 40, 0)]
-    assert ours(admin) == set()
+    wait_until(lambda: not ours(site, admin), 30, "the run's topics to be gone")
     for arguments in ((), ("--no-resume",)):
         again = site.etl("--limit", "7", *arguments)
         assert (again["rows fed"], again["created"], again["updated"]) == ("40", "0", "0")
@@ -90,11 +101,12 @@ def test_bad_rows_stop_before_their_batch_or_are_put_aside(site: Site, admin: Ad
     done = site.etl("--limit", "10", "--on-error", "dlq", "--detect-deletes")
     assert done["put aside"].startswith("1, in topic ")
     topic = done["put aside"].rpartition(" ")[2]
+    assert topic.startswith(site.private)
     assert [record.key() for record in read_all(kafka, topic)] == [b'["B0","s9"]']
     assert site.sql(STATE)[0][:2] == (39, 39)
     site.sql("DELETE FROM shop.products_staging WHERE style_no = 's1'")  # T74
     assert site.etl("--detect-deletes", "--on-error", "dlq")["deleted"] == "2"
-    admin.delete_topics(list(ours(admin)))
+    clean_up(site, admin)
 
 
 def test_a_run_that_is_killed_anywhere_is_made_good_by_the_next_one(site: Site, kafka: str, admin: AdminClient) -> None:
@@ -106,7 +118,7 @@ def test_a_run_that_is_killed_anywhere_is_made_good_by_the_next_one(site: Site, 
     assert site.etl("--limit", "7")["rows fed"] == "40"
     assert site.sql(STATE) == [(40, 40, 0)]
     assert site.sql("SELECT count(*) FROM shop.product_change_log WHERE seq > 1") == [(0,)]
-    admin.delete_topics(list(ours(admin)))
+    clean_up(site, admin)
     site.own_namespace()
     assert site.cli("etl", "changes", FAILPOINTS="etl.changes.published=kill").returncode == -9
     assert site.cli.ok("etl", "changes") == "published: 40\n"
