@@ -8,6 +8,7 @@ from pathlib import Path
 from confluent_kafka.admin import AdminClient
 
 from tests.acceptance.cli import Cli
+from tests.support.waiting import wait_until
 
 
 def test_it_shows_both_lines_of_work_with_their_trouble_and_how_to_go_on(
@@ -43,5 +44,9 @@ def test_it_shows_both_lines_of_work_with_their_trouble_and_how_to_go_on(
     assert all(name in done.stderr for name in ("written", "published", "projected"))  # the bars
     namespaces = set(re.findall(r"demo-[0-9a-f]{8,}", done.stdout))  # other demos may be under way
     assert namespaces
-    assert [name for name in admin.list_topics(timeout=30).topics if name.startswith(tuple(namespaces))] == []
+
+    def left() -> list[str]:
+        return [name for name in admin.list_topics(timeout=30).topics if name.startswith(tuple(namespaces))]
+
+    wait_until(lambda: not left(), 30, "the demo's topics to be gone")
     assert list((tmp_path / "data").glob("logs/*")) == []
