@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from blockbuster import BlockBuster
 
@@ -13,11 +15,12 @@ def _unblocked(no_blocking: BlockBuster) -> None:
 
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The clock jumps: sleeping takes no time, and the lengths of the sleeps are on record."""
+    """The clock jumps: sleeping takes no time, and the lengths of the sleeps are on record; nothing else takes any."""
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
     monkeypatch.setattr("stamina._core._smart_sleep", sleep)
+    monkeypatch.setattr("tenacity.time", SimpleNamespace(monotonic=lambda: sum(slept)))
     return slept

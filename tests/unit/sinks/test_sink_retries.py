@@ -79,15 +79,18 @@ async def test_an_error_nobody_expected_passes_as_it_is() -> None:
         await quick(sink, MemorySink("other")).write(chunk())
 
 
-async def test_after_the_retry_timeout_the_last_error_becomes_a_sink_error_that_names_sink_and_call() -> None:  # RU-69
+async def test_after_the_retry_timeout_the_last_error_becomes_a_sink_error_that_names_sink_and_call(
+    slept: list[float],
+) -> None:  # RU-69
     sink = MemorySink("dead")
     sink.fail("write_chunk", *(RetryableSinkError(f"refused {n}") for n in range(10_000)))
     with pytest.raises(
         SinkError, match=r"sink dead: write_chunk has failed for .*SINK_RETRY_TIMEOUT.*refused"
     ) as raised:
-        await quick(sink, timeout=0.05).write(chunk())
+        await SinkGroup([sink], 20, retry_jitter=0).write(chunk())
     assert isinstance(raised.value.__cause__, RetryableSinkError)
-    assert len(sink.calls) > 2
+    assert slept == [1, 2, 4, 8, 10]  # the next look at the clock is behind the 20 seconds
+    assert len(sink.calls) == 6
 
 
 async def test_asking_whether_the_sink_has_it_is_retried_too() -> None:
@@ -187,11 +190,11 @@ async def test_while_one_partition_is_retried_it_counts_as_paused_and_another_go
 async def test_cancelling_passes_at_once_and_leaves_nothing_paused() -> None:
     sink = MemorySink("dead")
     sink.fail("write_chunk", *(RetryableSinkError("no") for _ in range(10)))
-    group = SinkGroup([sink])  # would wait a second
+    group = SinkGroup([sink], retry_initial=3600, retry_max=3600)  # would wait an hour
     writing = asyncio.create_task(group.write(chunk(topic="cancelled")))
     await until(lambda: group.retrying, 5, "the first retry")
     writing.cancel()
-    async with asyncio.timeout(0.5):
+    async with asyncio.timeout(60):
         with pytest.raises(asyncio.CancelledError):
             await writing
     assert not group.retrying
