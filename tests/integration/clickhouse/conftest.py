@@ -90,8 +90,8 @@ async def batches(request: pytest.FixtureRequest) -> AsyncIterator[Batches]:
     """`await batches(place)` is an open batch sink with its tables made; each call is another worker."""
     opened: list[ClickHouseBatches] = []
 
-    async def make(place: Place, *, send_timeout: float = 10.0, **changes: Any) -> ClickHouseBatches:
-        sink = ClickHouseBatches(place.config(send_timeout=send_timeout), **changes)
+    async def make(place: Place) -> ClickHouseBatches:
+        sink = ClickHouseBatches(place.config())
         await sink.open()
         opened.append(sink)
         return sink

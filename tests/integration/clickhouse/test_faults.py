@@ -117,16 +117,20 @@ async def test_a_spent_token_is_found_out_by_the_next_life_too(
 
 
 async def test_an_insert_without_an_answer_times_out_and_is_killed_before_counting(
-    served: Place, server: ClickHouseServer, batches: Batches
+    served: Place, server: ClickHouseServer, batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sink, chunk = await batches(served, send_timeout=0.7), a_chunk(a_run(), 0, 9)
+    sink, run = await batches(served), a_run()
+    await sink.write_chunk(a_chunk(run, 0, 9))
+    chunk = a_chunk(run, 10, 19)  # of this one nothing is sent but the insert
     server.fault("hang_running")
-    with pytest.raises(RetryableSinkError, match=r"no answer within 0.7 s, the outcome is unknown"):
-        await sink.write_chunk(chunk)
-    assert server.hanging() == 1
+    with monkeypatch.context() as brief:
+        brief.setattr(sink._client, "_config", served.config(send_timeout=0.7))
+        with pytest.raises(RetryableSinkError, match=r"no answer within 0.7 s, the outcome is unknown"):
+            await sink.write_chunk(chunk)
+    await until(lambda: server.hanging() == 1, 5, "the insert to run")
     assert (await sink.write_chunk(chunk)).rows == 10
     await until(lambda: server.hanging() == 0, 5, "the killed insert to end")
-    assert await served.count() == 10
+    assert await served.count() == 20
 
 
 async def test_a_paused_owners_insert_that_arrives_late_writes_nothing(
