@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +39,12 @@ class Tree:
                 fields = (proc / "stat").read_text().rpartition(")")[2].split()
                 status = (proc / "status").read_text()
                 command = (proc / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
-                for task in (proc / "task").iterdir():
-                    todo += map(int, (task / "children").read_text().split())
+                tasks = list((proc / "task").iterdir())
             except OSError:
                 continue  # it ended while we looked
+            for task in tasks:
+                with contextlib.suppress(OSError):  # a thread that ended while we looked
+                    todo += map(int, (task / "children").read_text().split())
             sizes = {
                 line[:5]: int(line.split()[1]) for line in status.splitlines() if line.startswith(("VmHWM", "VmRSS"))
             }
