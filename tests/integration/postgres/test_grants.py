@@ -18,6 +18,7 @@ from tests.support.postgres import new_database
 from tests.unit.docs.documents import ROOT, code_blocks
 
 SCHEMA_CHECK = {"migrations": "SELECT version, name, sha256 FROM millstream.migrations"}
+_VERIFY, _PRODUCTS = load("streams.verify", "projection.sql"), load("streams.verify", "products.sql")
 RESUME = {"forget": "DELETE FROM millstream.positions WHERE starts_with(sink, $1)"}  # streams.cli.products
 
 PROGRAMS = {
@@ -37,8 +38,20 @@ PROGRAMS = {
         load("sources.staging", "changes.sql"),
         RESUME,
     ],
+    "verify": [
+        {name: _VERIFY[name] for name in ("source", "shown", "events", "untaken", "placed")},
+        {name: sql for name, sql in _PRODUCTS.items() if name not in ("temporary", "put", "rows_of")},
+        {"read": "SELECT * FROM {table}"},
+    ],
 }
-PLACES = {"{schema}": "catalog", "{table}": "shop.products_staging", "{columns}": "style_no"}
+TEMPORARY = {"verify": [load("sinks.postgres", "shadow.sql")["temporary"], _PRODUCTS["temporary"]]}
+"""Tables of the session, which the statements after them use."""
+PLACES = {
+    "pg_temp.{table}": "pg_temp.source_products",
+    "{schema}": "catalog",
+    "{table}": "shop.products_staging",
+    "{columns}": "style_no",
+}
 
 
 def granted() -> tuple[str, list[str]]:
@@ -49,7 +62,7 @@ def granted() -> tuple[str, list[str]]:
 
 def renamed(sql: str, prefix: str) -> str:
     """Roles belong to the whole server: ours get names of this test's own."""
-    return re.sub(r"\bmillstream_(owner|relay|projection|products)\b", rf"{prefix}_\1", sql)
+    return re.sub(r"\bmillstream_(owner|relay|projection|products|verify)\b", rf"{prefix}_\1", sql)
 
 
 @pytest.fixture
@@ -84,6 +97,11 @@ async def denied(connection: Connection, role: str, program: str) -> list[str]:
     found = []
     await connection.execute(f"SET SESSION AUTHORIZATION {role}")
     try:
+        for sql in TEMPORARY.get(program, ()):
+            try:
+                await connection.execute(sql)
+            except asyncpg.InsufficientPrivilegeError:
+                return ["temporary"]
         for statements in (*PROGRAMS[program], SCHEMA_CHECK):
             for name, statement in statements.items():
                 sql = statement
@@ -94,6 +112,7 @@ async def denied(connection: Connection, role: str, program: str) -> list[str]:
                 except asyncpg.InsufficientPrivilegeError:
                     found.append(name)
     finally:
+        await connection.execute("DISCARD TEMP")
         await connection.execute("RESET SESSION AUTHORIZATION")
     return found
 
