@@ -26,6 +26,8 @@ from tests.unit.engine.logs import Log
 
 TOPIC_ID = "topic-id"
 BAD = b"bad"
+P0, P1 = TP("t", 0), TP("t", 1)
+AT_ONCE = Limits(2, 1000, 0.0)
 
 
 class Died(Exception):
@@ -245,3 +247,20 @@ def only_chunk(worker: Worker) -> Chunk:
     """The one open chunk."""
     (chunk,) = [t.open[1] for t in worker.cycle.tasks.values() if t.open]
     return cast(Chunk, chunk)
+
+
+def world_of(*values: bytes, partitions: int = 1) -> World:
+    """Its topic `t` has these values in each partition."""
+    world = World([TP("t", p) for p in range(partitions)])
+    for log in world.logs.values():
+        log.append(values)
+    return world
+
+
+async def joined(world: World, limits: Limits = AT_ONCE, **kwargs: Any) -> Worker:
+    """A worker that has all partitions, and has read them."""
+    worker = Worker(world, limits, **kwargs)
+    assert await worker.join()
+    for tp in world.partitions:
+        worker.fetch(tp)
+    return worker
