@@ -10,6 +10,7 @@ The server has no threads and no connections, so there is nothing that a fork co
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import importlib
@@ -125,11 +126,19 @@ class ForkServer:
             self._started.append(told["pid"])
         return True
 
+    def close(self) -> None:
+        """End it, and with it all that it started."""
+        self._process.kill()
+        self._process.wait()
+        self._socket.close()
+
 
 @cache
 def shared() -> ForkServer:
     """The one of this process; it and all that it started end with this process."""
-    return ForkServer()
+    server = ForkServer()
+    atexit.register(server.close)
+    return server
 
 
 # ---------------------------------------------------------------------- the server
