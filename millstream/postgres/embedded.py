@@ -88,9 +88,9 @@ class EmbeddedPostgres(Server):
     def kill(self) -> None:
         """SIGKILL to the whole server: nothing is written any more; the next start recovers from the WAL."""
         if self._watchdog is not None:
-            if self._process is not None:
+            if self._process is not None and (pid := self.pid) is not None:
                 self._process.send_signal(signal.SIGSTOP)  # no new one meanwhile
-                for backend in _children(self._process.pid):
+                for backend in _children(pid):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(backend, signal.SIGKILL)
             os.killpg(self._watchdog.group, signal.SIGKILL)
@@ -192,6 +192,14 @@ async def _make_database(url: str) -> str | None:
 
 
 def _children(pid: int) -> list[int]:
-    """Each process of Postgres has a session of its own: one that works goes on for a while without the first one."""
-    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
-    return [int(line) for line in found.stdout.split()]
+    """Each process of Postgres has a session of its own: one that works goes on for a while without the first one.
+
+    Without /proc (macOS) none are found.
+    """
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            _state, parent, *_ = stat.read_text("utf-8", "replace").rpartition(")")[2].split()
+            if int(parent) == pid:
+                found.append(int(stat.parent.name))
+    return found

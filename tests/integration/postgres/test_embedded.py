@@ -9,11 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from millstream.errors import PostgresError
 from millstream.postgres import EmbeddedPostgres, connect
-from tests.support.waiting import wait_until
+from tests.support.waiting import until, wait_until
 
 
 async def _ask(url: str, sql: str) -> object:
@@ -35,6 +36,30 @@ def test_what_was_committed_outlives_a_stop_and_a_kill(tmp_path: Path) -> None:
         assert asyncio.run(_ask(server.url, "SELECT sum(n) FROM t")) == 3
         assert asyncio.run(_ask(server.url, "SHOW wal_level")) == "logical"
         assert asyncio.run(_ask(server.url, "SHOW timezone")) == "UTC"  # T24
+
+
+def test_a_kill_takes_a_session_at_work_along(tmp_path: Path) -> None:
+    async def at_work(server: EmbeddedPostgres) -> int:
+        async with connect(server.url) as connection:
+            pid: int = await connection.fetchval("SELECT pg_backend_pid()")
+            working = asyncio.ensure_future(connection.execute("DO $$ BEGIN LOOP END LOOP; END $$"))
+            await until(lambda: _state(pid) == "R", 30, "the session to be at work")
+            await asyncio.to_thread(server.kill)
+            with pytest.raises(asyncpg.PostgresConnectionError):
+                await working
+            return pid
+
+    with EmbeddedPostgres(tmp_path / "pg") as server:
+        pid = asyncio.run(at_work(server))
+        assert _state(pid) in "XZ"
+
+
+def _state(pid: int) -> str:
+    """That of a process, a letter; X if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
