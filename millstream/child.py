@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 import socket
 import subprocess
 from pathlib import Path
@@ -90,7 +92,12 @@ class Server:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that is free now; somebody else may take it before it is bound."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """A TCP port of 127.0.0.1 that is free now; somebody else may take it before it is bound.
+
+    Below those that kernels give to outgoing connections (32768 and up): one of these might take it in the meantime.
+    """
+    while True:
+        port = 12000 + secrets.randbelow(18000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

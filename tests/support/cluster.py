@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import socket
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,24 +13,18 @@ from confluent_kafka.admin import AdminClient
 
 from millstream.broker import EmbeddedBroker
 from millstream.broker.embedded import new_cluster_id
+from millstream.child import free_port
 from tests.support.waiting import wait_until
 
 HEAP_MIB = 256
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free on 127.0.0.1, below those that the kernel gives to outgoing connections."""
-    found: list[int] = []
+    """As many different ones, see `free_port`."""
+    found: set[int] = set()
     while len(found) < count:
-        port = random.randrange(12000, 30000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in found:
-            found.append(port)
-    return found
+        found.add(free_port())
+    return list(found)
 
 
 class EmbeddedCluster:

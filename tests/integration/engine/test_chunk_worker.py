@@ -11,7 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.integration.engine.workers import Shop, free_port, totals
+from millstream.child import free_port
+from tests.integration.engine.workers import Shop, totals
 from tests.support.waiting import wait_until
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -37,12 +36,6 @@ SETTINGS = {
     "MAX_REPLAYS": "100",
     "LOG_FORMAT": "json",
 }
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 class Shop:
@@ -203,4 +196,4 @@ def chunk_ids(shop: Shop, topic: str = "orders") -> list[str]:
     return [p.stem.removeprefix(prefix) for p in (shop.home / "sink").glob(f"{prefix}*.jsonl")]
 
 
-__all__ = ["ChunkId", "Shop", "chunk_ids", "free_port", "totals"]
+__all__ = ["ChunkId", "Shop", "chunk_ids", "totals"]

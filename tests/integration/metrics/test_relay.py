@@ -8,9 +8,9 @@ import signal
 import sys
 from pathlib import Path
 
+from millstream.child import free_port
 from millstream.postgres import connect
 from tests.conftest import MakeTopic
-from tests.integration.engine.workers import free_port
 from tests.integration.metrics.web import Web
 from tests.integration.outbox.world import insert, insert_many
 from tests.support.waiting import until

@@ -12,7 +12,8 @@ import confluent_kafka as ck
 import pytest
 
 from millstream import metrics
-from tests.integration.engine.workers import Shop, free_port
+from millstream.child import free_port
+from tests.integration.engine.workers import Shop
 from tests.integration.metrics.web import Scrape, Web, value
 from tests.support.waiting import wait_until
 from tests.unit.docs import metrics_table

@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client.parser import text_string_to_metric_families
 
+from millstream.child import free_port
 from millstream.cluster import TP
 from millstream.errors import ConfigError
 from millstream.settings import Settings
@@ -126,12 +127,13 @@ def test_the_page_names_missing_instances_and_the_last_error(worker: Looked) -> 
         assert words in text, words
 
 
-async def test_a_command_without_a_worker_serves_its_metrics_where_it_is_told(unused_tcp_port: int) -> None:
+async def test_a_command_without_a_worker_serves_its_metrics_where_it_is_told() -> None:
     import aiohttp
 
-    settings = Settings(metrics_port=unused_tcp_port)
+    port = free_port()
+    settings = Settings(metrics_port=port)
     async with metrics_served(settings), aiohttp.ClientSession() as session:
-        async with session.get(f"http://127.0.0.1:{unused_tcp_port}/metrics") as answer:
+        async with session.get(f"http://127.0.0.1:{port}/metrics") as answer:
             assert "millstream_outbox_backlog" in await answer.text()
         with pytest.raises(ConfigError, match="--metrics-port"):
             async with metrics_served(settings):
