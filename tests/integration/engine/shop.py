@@ -20,7 +20,7 @@ SCHEMA = pa.schema([pa.field("id", pa.int64(), nullable=False), ("item", pa.stri
 
 
 class Files:
-    """A file per chunk, with its rows; put there once and never replaced. `slow` in HOME makes a write last."""
+    """A file per chunk, with its rows; put there once and never replaced. While `slow` is in HOME, a write lasts."""
 
     name = "files"
 
@@ -39,10 +39,10 @@ class Files:
         return Receipt(self.name, chunk.rows)
 
     def _write(self, path: Path, text: str) -> None:
-        seconds = HOME / "slow"
-        if seconds.exists():
+        if (slow := HOME / "slow").exists():
             (HOME / "writing").touch()
-            time.sleep(float(seconds.read_text()))
+            while slow.exists():
+                time.sleep(0.02)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(text)
         try:

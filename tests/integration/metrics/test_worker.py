@@ -59,7 +59,7 @@ def test_a_worker_shows_what_it_does_while_it_restores_works_waits_and_is_done(s
 
     # Its successor is told of another writer's open transaction, and cannot have its tables before that ends.
     holder = held_open(shop, "shop-totals-changelog")
-    slow.write_text("0.7")
+    slow.touch()
     worker = shop.start(web=port)
     text = wait_until(lambda: t if (t := web.get("/readyz")[1]).count("left to be loaded") else "", 60, "restoring")
     assert "restoring: 1 changelog records of totals are left to be loaded" in text
