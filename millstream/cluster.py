@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
@@ -12,7 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
-from millstream.errors import BrokerError, ConfigError
+from millstream import kafka_security
+from millstream.errors import BrokerError, ConfigError, KafkaRefusedError
 from millstream.settings import Settings
 
 T = TypeVar("T")
@@ -39,8 +41,9 @@ _URL_SAFE = str.maketrans("+/", "-_")
 
 
 def client_config(settings: Settings) -> dict[str, Any]:
-    """librdkafka's settings for the configured broker, the same for every client of ours."""
-    return {"bootstrap.servers": settings.bootstrap_servers or "127.0.0.1:9092", "log_level": 2}
+    """librdkafka's settings for the configured broker, the same for every client of ours. Raises ConfigError."""
+    servers = settings.bootstrap_servers or "127.0.0.1:9092"
+    return {"bootstrap.servers": servers, "log_level": 2, **kafka_security.librdkafka(settings)}
 
 
 DEAD_LETTER_BYTES = 64 * 1024
@@ -74,7 +77,9 @@ class Cluster:
     def __init__(self, config: Mapping[str, Any], request_timeout: float = 30.0) -> None:
         self.config = dict(config)
         self._timeout = request_timeout
-        self.admin = AdminClient({**self.config, "socket.timeout.ms": int(request_timeout * 1000)})
+        self._errors: deque[ck.KafkaError] = deque(maxlen=20)
+        own = {"socket.timeout.ms": int(request_timeout * 1000), "error_cb": self._errors.append}
+        self.admin = AdminClient({**self.config, **own})
 
     def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
         """Id and partition count of those topics that exist."""
@@ -234,21 +239,34 @@ class Cluster:
         taken over: it looks for another one when it is asked for metadata, so we do that now and then.
         """
         deadline = time.monotonic() + self._timeout
+        self._errors.clear()
         while True:
             futures = request(min(_CONTROLLER_WAIT, self._timeout))
             concurrent.futures.wait(futures.values())
             errors = [future.exception() for future in futures.values()]
             late = [e for e in errors if isinstance(e, ck.KafkaException) and e.args[0].code() in _UNANSWERED]
-            if not late or time.monotonic() > deadline:
+            if not late:
+                return futures
+            self._raise_if_refused()
+            if time.monotonic() > deadline:
                 return futures
             with contextlib.suppress(ck.KafkaException):
                 self.admin.list_topics(timeout=_CONTROLLER_WAIT)
             time.sleep(0.1)
 
+    def _raise_if_refused(self) -> None:
+        """Where nobody answers because of a password or a certificate, waiting longer is no use."""
+        self.admin.poll(0)  # serves error_cb
+        errors = list(self._errors)
+        if (refused := kafka_security.refusal(self.config, errors)) is not None and refused.sure:
+            raise KafkaRefusedError(kafka_security.unanswered(self.config, errors))
+
     def _call(self, what: str, call: Callable[[], T]) -> T:
+        self._errors.clear()
         try:
             return call()
         except ck.KafkaException as exc:
+            self._raise_if_refused()
             raise BrokerError(f"cannot {what}: {exc.args[0].str()}") from exc
 
     def _until(self, check: Callable[[], T | None], what: str) -> T:

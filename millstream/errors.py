@@ -15,6 +15,10 @@ class BrokerError(MillstreamError):
     """Kafka cannot be reached, or refused what was asked."""
 
 
+class KafkaRefusedError(BrokerError):
+    """Kafka is there, but user, password, certificate or protocol are wrong. The text names the settings."""
+
+
 class PostgresError(MillstreamError):
     """Postgres refused a statement, or the embedded server cannot be started."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import threading
 from urllib.parse import quote, quote_plus, unquote, urlsplit
@@ -28,8 +29,9 @@ def mask_url(url: str) -> str:
 
 
 def register_secret(value: str, user: str = "") -> None:
-    """From now on `scrub` takes `value` out of every text, also as it stands in URLs and Basic authentication."""
+    """From now on `scrub` takes `value` out of every text, also as it stands in URLs, JSON and Basic authentication."""
     spellings = {value, quote(value, safe=""), quote_plus(value), unquote(value), repr(value)[1:-1]}
+    spellings |= {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
     spellings.add(base64.b64encode(f"{user}:{value}".encode()).decode())
     with _lock:
         _known.update(s for s in spellings if len(s) >= _SHORTEST)

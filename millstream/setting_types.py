@@ -138,5 +138,10 @@ def lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
+def upper(value: Any) -> Any:
+    """A text in upper case."""
+    return value.upper() if isinstance(value, str) else value
+
+
 Name = Annotated[str, AfterValidator(plain_name)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -26,6 +26,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from millstream import setting_types as types
 from millstream.errors import ConfigError
 from millstream.secrets import mask_url, register_secret, register_url
+from millstream.setting_rules import contradictions
 
 PREFIX = "MILLSTREAM_"
 OTHER_VARIABLES = ("CONFIG", "FAILPOINTS", "FAILPOINT_LOG", "SEED")
@@ -55,6 +56,24 @@ class Settings(BaseSettings):
     bootstrap_servers: Annotated[str | None, AfterValidator(types.servers)] = Field(
         None, description="host:port[,host:port] of Kafka. Unset: one-shot commands start the embedded broker."
     )
+    security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], BeforeValidator(types.upper)
+    ] = Field(
+        "PLAINTEXT", description="How Kafka is spoken to: with TLS (`…SSL`), with a user (`SASL_…`), both, or not."
+    )
+    sasl_mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None, BeforeValidator(types.upper)
+    ] = Field(None, description="How the password is proved to Kafka; required with `SASL_…`.")
+    sasl_username: str | None = Field(None, description="User towards Kafka; required with `SASL_…`.")
+    sasl_password: SecretStr | None = Field(None, description="Password of that user; required with `SASL_…`.")
+    ssl_ca_location: Path | None = Field(
+        None, description="PEM file: the authorities that may sign brokers' certificates. Unset: those of the system."
+    )
+    ssl_certificate_location: Path | None = Field(
+        None, description="PEM file: our certificate and its chain, for brokers that ask for one."
+    )
+    ssl_key_location: Path | None = Field(None, description="PEM file: the key of that certificate.")
+    ssl_key_password: SecretStr | None = Field(None, description="Password of that key, if it is encrypted.")
     app_id: Annotated[types.Name, AfterValidator(types.not_empty)] = Field(
         "millstream", description="Consumer group, and prefix of transactional ids and changelog topics."
     )
@@ -267,30 +286,26 @@ class Settings(BaseSettings):
                 register_url(secret.get_secret_value())
         if self.redis_password is not None:
             register_secret(self.redis_password.get_secret_value(), self.redis_username)
+        if self.sasl_password is not None:
+            register_secret(self.sasl_password.get_secret_value(), self.sasl_username or "")
+        if self.ssl_key_password is not None:
+            register_secret(self.ssl_key_password.get_secret_value())
 
     @model_validator(mode="after")
-    def _timeouts_fit(self) -> Self:
-        if self.heartbeat_interval * 3 > self.session_timeout:
-            raise ValueError(
-                f"{PREFIX}HEARTBEAT_INTERVAL = {self.heartbeat_interval:g}: must be at most a third of "
-                f"{PREFIX}SESSION_TIMEOUT = {self.session_timeout:g}"
-            )
-        if not 2 <= self.outbox_publish_timeout <= self.outbox_lease / 2:  # a new producer is ready after 0.5 to 1 s
-            raise ValueError(
-                f"{PREFIX}OUTBOX_PUBLISH_TIMEOUT = {self.outbox_publish_timeout:g}: must be at least 2, and at most "
-                f"half of {PREFIX}OUTBOX_LEASE = {self.outbox_lease:g}"
-            )
-        if self.outbox_poll_min > self.outbox_poll_max:
-            raise ValueError(
-                f"{PREFIX}OUTBOX_POLL_MIN = {self.outbox_poll_min:g}: must be at most "
-                f"{PREFIX}OUTBOX_POLL_MAX = {self.outbox_poll_max:g}"
-            )
-        if self.partition_fetch_bytes > self.fetch_max_bytes:
-            raise ValueError(
-                f"{PREFIX}PARTITION_FETCH_BYTES = {int(self.partition_fetch_bytes)}: must be at most "
-                f"{PREFIX}FETCH_MAX_BYTES = {int(self.fetch_max_bytes)}"
-            )
+    def _fit_together(self) -> Self:
+        if problems := contradictions(PREFIX, self):
+            raise ValueError("\n".join(problems))
         return self
+
+    @property
+    def uses_sasl(self) -> bool:
+        """Whether we prove to Kafka who we are by a user and a password."""
+        return self.security_protocol.startswith("SASL_")
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether connections to Kafka are encrypted, and its certificates checked."""
+        return self.security_protocol.endswith("SSL")
 
     @property
     def group_id(self) -> str:

@@ -11,12 +11,10 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
-
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from typing import NamedTuple, TextIO
 
 from millstream.broker.jars import HERE, class_path, java
+from millstream.broker.probe import unanswered
 from millstream.child import Server, Watchdog, free_port
 from millstream.errors import BrokerError
 from millstream.logs import get_logger
@@ -198,7 +196,7 @@ class EmbeddedBroker(Server):
     def _await_ready(self, began: float) -> None:
         assert self._process is not None
         while self._process.poll() is None and time.monotonic() - began < START_TIMEOUT:
-            if answers(self.bootstrap_servers, 1.0) is None:
+            if unanswered({"bootstrap.servers": self.bootstrap_servers}, 1.0) is None:
                 return
         code = self._process.poll()
         what = f"did not answer within {START_TIMEOUT:g} s" if code is None else f"ended with exit code {code}"
@@ -223,25 +221,6 @@ def running(data_dir: Path) -> Running | None:
                 return Running(int(words[0]), int(words[1])) if len(words) == 2 else None
     except FileNotFoundError:
         pass
-    return None
-
-
-def answers(bootstrap_servers: str, timeout: float) -> str | None:
-    """None if a broker answers a metadata request within `timeout` seconds, else why not."""
-    reasons: list[str] = []
-    config: dict[str, Any] = {
-        "bootstrap.servers": bootstrap_servers,
-        "log_level": 0,
-        "reconnect.backoff.ms": 50,
-        "reconnect.backoff.max.ms": 200,
-        "error_cb": lambda error: reasons.append(error.str()),
-    }
-    client = AdminClient(config)
-    try:
-        client.list_topics(timeout=timeout)
-    except KafkaException as e:
-        client.poll(0)
-        return "; ".join(dict.fromkeys([*reasons, e.args[0].str()]))
     return None
 
 

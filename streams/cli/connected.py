@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from millstream.broker import check_broker
-from millstream.cluster import client_config
 from millstream.settings import Settings
 
 
 def check_kafka(settings: Settings) -> None:
     """Raise BrokerError, which names the setting and what to do, unless the configured Kafka answers."""
-    asyncio.run(check_broker(client_config(settings)["bootstrap.servers"]))
+    asyncio.run(check_broker(settings))

@@ -181,7 +181,7 @@ def feed(ctx: click.Context, expected: tuple[str, ...], new_run: bool) -> None:
     jobs = [msgspec.structs.replace(j, instances=manifest, new_run=new_run) for j in given]
 
     async def run() -> dict[str, Any]:
-        await check_broker(str(settings.bootstrap_servers))
+        await check_broker(settings)
         await asyncio.to_thread(prepare_topics, settings, jobs)
         async with metrics_served(settings):
             return await fed()

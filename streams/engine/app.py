@@ -18,9 +18,9 @@ from confluent_kafka.admin import NewTopic
 from mode.utils.logging import FileLogProxy
 
 from millstream import metrics, tracing
-from millstream.broker import answers
+from millstream.broker import unanswered
 from millstream.cluster import TP, Cluster, client_config, new_topic
-from millstream.errors import BrokerError, ConfigError
+from millstream.errors import BrokerError, ConfigError, KafkaRefusedError
 from millstream.logs import configure, get_logger, logging_config
 from millstream.settings import Settings
 from schemas.codecs import Codec, make_codec
@@ -37,7 +37,7 @@ from streams.engine.sinking import Sinks
 from streams.engine.slot import SlotLock
 from streams.engine.task import EventMessage
 from streams.engine.topology import Source, Topology
-from streams.engine.transport import register
+from streams.engine.transport import credentials, register
 from streams.web import views
 from tables.table import Table
 
@@ -71,7 +71,7 @@ class App(faust.App):
         register()
         self.settings = settings
         self.kafka_config = client_config(settings)
-        self._servers: str = self.kafka_config["bootstrap.servers"]
+        servers: str = self.kafka_config["bootstrap.servers"]
         self._topology: Topology | None = None
         self.sink_groups: list[Sinks] = []
         self._declared: list[tuple[str, int]] = []
@@ -83,7 +83,8 @@ class App(faust.App):
         """Awaited before the worker joins its group: declare topics, look at what must be there."""
         super().__init__(
             settings.group_id,
-            broker=[f"millstream://{server}" for server in self._servers.split(",")],
+            broker=[f"millstream://{server}" for server in servers.split(",")],
+            broker_credentials=credentials(settings),
             store="millstream://",
             datadir=settings.data_dir / settings.group_id / settings.worker_slot,
             Agent=Agent,
@@ -335,8 +336,10 @@ class App(faust.App):
             if self.should_stop:  # SIGTERM meanwhile: the stop has closed what was being opened (T22)
                 log.info("start_abandoned", description=f"told to stop while starting ({type(exc).__name__}: {exc})")
                 return
-            lost = isinstance(exc, BrokerError) and await asyncio.to_thread(answers, self._servers, 2.0) is not None
-            die(unreachable(self.settings, exc) if lost else exc)
+            why = None
+            if isinstance(exc, BrokerError) and not isinstance(exc, KafkaRefusedError):
+                why = await asyncio.to_thread(unanswered, self.kafka_config, 2.0)
+            die(unreachable(self.kafka_config, exc, why) if why else exc)
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)

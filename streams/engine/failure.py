@@ -8,12 +8,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from millstream import kafka_security
 from millstream.errors import BrokerError, MillstreamError
 from millstream.logs import error_chain, get_logger
-from millstream.settings import Settings
 
 EXIT_FAILED = 70
 """EX_SOFTWARE: an error nobody may continue past."""
@@ -39,12 +39,9 @@ def die(error: BaseException, code: int = EXIT_FAILED) -> None:
     os._exit(code)
 
 
-def unreachable(settings: Settings, cause: BaseException) -> BrokerError:
-    """What to say where a worker cannot start without a broker."""
-    error = BrokerError(
-        f"no Kafka broker answers at MILLSTREAM_BOOTSTRAP_SERVERS = {settings.bootstrap_servers!r}: "
-        "start it, or correct the setting"
-    )
+def unreachable(config: Mapping[str, Any], cause: BaseException, why: str = "") -> BrokerError:
+    """What to say where a worker cannot start without a broker; `config`: librdkafka's, `why`: if that is known."""
+    error = BrokerError(why or kafka_security.unanswered(config, []))
     error.__cause__ = cause.with_traceback(None)  # where in a library it arose helps nobody who starts a worker
     return error
 

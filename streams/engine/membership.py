@@ -77,7 +77,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         try:
             await super().on_start()
         except aiokafka.errors.KafkaError as exc:
-            die(unreachable(self.app.settings, exc))
+            die(unreachable(self.app.kafka_config, exc))
 
     def close(self) -> None:
         """Nothing. Faust calls it at a rebalance while the app stops, marks the consumer as closed and closes its parts

@@ -68,7 +68,10 @@ def read_to_end(
                 elif error.code() == ck.KafkaError._PARTITION_EOF:
                     position[tp] = message.offset() or 0
                 else:
-                    raise BrokerError(f"cannot read {tp.topic}-{tp.partition}: {error.str()}")
+                    of_all = ", ".join(sorted({tp.topic for tp in left}))  # of the group's coordinator, say
+                    raise BrokerError(
+                        f"cannot read {f'{tp.topic}-{tp.partition}' if tp.topic else of_all}: {error.str()}"
+                    )
             for tp in {**found, **position}:
                 records = found[tp]
                 after = (records[-1].offset() or 0) + 1 if records else 0

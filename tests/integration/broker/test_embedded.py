@@ -173,7 +173,7 @@ async def test_without_a_configured_broker_one_is_started_and_stopped_again_also
 
     async def one_shot() -> None:
         async with broker_from(Settings(data_dir=tmp_path)) as servers:
-            await check_broker(servers)
+            await check_broker(Settings(bootstrap_servers=servers))
             started.set()
             await asyncio.Event().wait()
 
@@ -207,7 +207,7 @@ async def test_a_configured_broker_that_does_not_answer_is_a_clear_error() -> No
         nobody = f"127.0.0.1:{s.getsockname()[1]}"
     told = f"no Kafka broker answers at MILLSTREAM_BOOTSTRAP_SERVERS = '{nobody}' .*Connection refused"
     with pytest.raises(BrokerError, match=told):
-        await check_broker(nobody, timeout=1)
+        await check_broker(Settings(bootstrap_servers=nobody), timeout=1)
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ import confluent_kafka as ck
 import pytest
 
 from millstream.cluster import Cluster, TopicInfo
-from millstream.errors import BrokerError
+from millstream.errors import BrokerError, KafkaRefusedError
 
 
 class Admin:
@@ -30,6 +30,9 @@ class Admin:
     def list_topics(self, timeout: float) -> None:
         self.knows_controller = self.comes_back
 
+    def poll(self, timeout: float) -> None:
+        """Nothing went wrong that librdkafka would tell."""
+
 
 def test_a_controller_that_died_is_looked_up_anew() -> None:
     cluster = Cluster({}, request_timeout=10)
@@ -43,4 +46,17 @@ def test_without_any_controller_the_request_fails_in_time() -> None:
     admin: Any = Admin(controller_comes_back=False)
     cluster.admin = admin
     with pytest.raises(BrokerError, match="cannot describe topic 't'"):
+        cluster.topics(["t"])
+
+
+def test_a_password_that_is_refused_is_told_without_waiting_for_the_end_of_the_time() -> None:
+    cluster = Cluster({"bootstrap.servers": "kafka:9093", "sasl.username": "me"}, request_timeout=300)
+
+    class Refused(Admin):
+        def poll(self, timeout: float) -> None:
+            cluster._errors.append(ck.KafkaError(ck.KafkaError._AUTHENTICATION, "Authentication failed"))
+
+    admin: Any = Refused(controller_comes_back=False)
+    cluster.admin = admin
+    with pytest.raises(KafkaRefusedError, match=r"refuses the user 'me' .* correct MILLSTREAM_SASL_USERNAME"):
         cluster.topics(["t"])

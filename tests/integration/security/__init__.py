@@ -1,0 +1,1 @@
+"""Kafka with TLS, users and rights."""
