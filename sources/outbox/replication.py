@@ -260,14 +260,14 @@ class _Pump:
         relay._failures = 0
 
     def _send(self, messages: Sequence[Message], position: Position) -> None:
-        telling = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
         for topic, key, value, headers in messages:
             self._source.send(key, value, headers, topic=topic)
-            if telling:
-                tell_published(headers, f"{topic} {_lsn(position.lsn)}")
         self._source.flush()
         failpoint(PRODUCED)
         self._source.commit(self._relay._sent, msgspec.json.encode(position).decode())
+        if logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
+            for message in messages:
+                tell_published(message.headers, f"{message.topic} {_lsn(position.lsn)}")
 
     async def _sift(self, batch: Sequence[Event], fresh: Sequence[Event]) -> tuple[list[Event], list[Message]]:
         """What can be sent now; the rest is left to polling, on record in the table before anything is sent."""

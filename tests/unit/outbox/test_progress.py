@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 from structlog.testing import capture_logs
 
+from millstream.errors import BrokerError
+from sources.outbox.message import Message
 from sources.outbox.publisher import tell_published
 from sources.outbox.relay import Look, tell_progress
+from sources.outbox.replication import Position, _Pump
+from sources.outbox.walstream import Server
 
 
 def test_what_was_published_is_told_with_the_backlog_before_and_after() -> None:  # RO-42
@@ -26,3 +34,32 @@ def test_a_published_event_is_told_with_its_place_in_kafka() -> None:  # RO-66
     (line,) = lines
     told = [line[name] for name in ("log_level", "event_id", "aggregate_id", "version", "message_id")]
     assert told == ["debug", "e", "a", "3", "videos-1@42"]
+
+
+class Source:
+    """Takes records; Kafka refuses their transaction, or commits it."""
+
+    def __init__(self, refuses: bool) -> None:
+        self.refuses = refuses
+
+    def send(self, *_: Any, **__: Any) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def commit(self, *_: Any) -> None:
+        if self.refuses:
+            raise BrokerError("the transaction was aborted")
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_via_replication_an_event_is_told_as_acknowledged_once_its_transaction_is_committed(refuses: bool) -> None:
+    pump: Any = _Pump.__new__(_Pump)
+    pump._source, pump._relay = Source(refuses), SimpleNamespace(_sent=0)
+    message = Message("videos", b"a", b"", [("event_id", b"e"), ("aggregate_id", b"a"), ("version", b"3")])
+    with capture_logs() as lines:
+        try:
+            pump._send([message], Position(Server("system", 1), (1 << 32) + 0xAB))
+        except BrokerError:
+            assert refuses
+    told = [line["message_id"] for line in lines if line["event"] == "outbox_event_published"]
+    assert told == ([] if refuses else ["videos 1/AB"])
