@@ -30,10 +30,8 @@ FIRST = Row(
         Panel("Instances: n of N", "Instances of batches under way, by state. missing: named in the manifest, not "
               "begun.",
               (Query(total(m.BATCH_INSTANCES, "state"), "{{state}}"),), stacked=True),
-        Panel("Rows committed", "Rows of dumps a second.",
-              (Query(rate(m.ROWS, "stream", RDB), "{{stream}}"),), unit="rowsps"),
-        Panel("Lag in time", "Age of the oldest record not committed.",
-              (Query(highest(m.LAG_SECONDS, "stream", RDB), "{{stream}}"),), unit="s"),
+        parts.rows(RDB),
+        parts.lag(RDB),
     ),
 )  # fmt: skip
 

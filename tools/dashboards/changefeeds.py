@@ -30,8 +30,7 @@ FIRST = Row(
         Panel("Backlog", "Events that are not published, of these held back behind a parked one, and parked.",
               (Query(highest(m.OUTBOX_BACKLOG), "not published"), Query(highest(m.OUTBOX_HELD), "held back"),
                Query(highest(m.OUTBOX_PARKED), "parked"))),
-        Panel("Lag in time", "Age of the oldest record not committed, by stream.",
-              (Query(highest(m.LAG_SECONDS, "stream", FEEDS), "{{stream}}"),), unit="s", bad=300),
+        parts.lag(FEEDS, bad=300),
     ),
 )  # fmt: skip
 
@@ -75,8 +74,7 @@ PROJECTION = Row(
               (Query(rate(m.PROJECTION_GAPS), "versions"),), unit="ops"),
         Panel("Lag", "Records behind the committed positions, by stream.",
               (Query(total(m.LAG_RECORDS, "stream", FEEDS), "{{stream}}"),), bad=1000),
-        Panel("Rows committed", "Rows a second of committed chunks, by stream.",
-              (Query(rate(m.ROWS, "stream", FEEDS), "{{stream}}"),), unit="rowsps"),
+        parts.rows(FEEDS),
         parts.watermark(),
     ),
 )  # fmt: skip

@@ -10,6 +10,7 @@ from tools.dashboards.promql import (
     WORKERS,
     count_rate,
     highest,
+    increase,
     mean,
     or_zero,
     quantile,
@@ -106,7 +107,7 @@ WORKERS_ROW = Row(
               (Query(total(m.PAUSED_PARTITIONS, "stream"), "{{stream}} paused"),
                Query(total(m.PARKED_PARTITIONS, "stream"), "{{stream}} parked"))),
         Panel("Rebalances", "Assignments received, within five minutes, by worker.",
-              (Query(f"sum by (instance) (increase({select(m.REBALANCES)}[5m]))", "{{instance}}"),)),
+              (Query(increase(m.REBALANCES, "instance", over="5m"), "{{instance}}"),)),
         Panel("Event loop delay, 99th percentile", "By how much timers come late. Near the session timeout, workers "
               "are expelled.",
               (Query(quantile(0.99, m.LOOP_DELAY, "instance"), "{{instance}}"),), unit="s", bad=1),

@@ -42,11 +42,9 @@ def workers() -> Panel:
     )  # fmt: skip
 
 
-def lag_records(more: str = "") -> Panel:
+def lag_records() -> Panel:
     """Lag as a number."""
-    return stat(
-        "Lag", "Records that are not committed, all partitions together.", total(m.LAG_RECORDS, more=more), empty="none"
-    )
+    return stat("Lag", "Records that are not committed, all partitions together.", total(m.LAG_RECORDS), empty="none")
 
 
 def lag_seconds(bad: float, more: str = "") -> Panel:
@@ -65,7 +63,7 @@ def last_commit() -> Panel:
     )  # fmt: skip
 
 
-def dead_letters(more: str = "") -> Panel:
+def dead_letters(more: str) -> Panel:
     """Dead letters of the time that is shown."""
     return stat(
         "Dead letters", "Records refused within the time that is shown. What to do: MillstreamDeadLetters.",
@@ -81,12 +79,11 @@ def sink_failing() -> Panel:
     )  # fmt: skip
 
 
-def alerts(component: str = "") -> Panel:
+def alerts() -> Panel:
     """What fires now."""
-    chosen = f',component="{component}"' if component else ""
     return Panel(
         "Alerts", f"Alerts that fire now. What to do: {RUNBOOK}, a section for each name.",
-        (Query(f'ALERTS{{alertstate="firing",alertname=~"Millstream.*"{chosen}}}', instant=True, table=True),),
+        (Query('ALERTS{alertstate="firing",alertname=~"Millstream.*"}', instant=True, table=True),),
         kind="table", width=24, height=5, columns=("severity", "alertname", "job", "instance", "stream", "sink"),
     )  # fmt: skip
 
@@ -99,11 +96,11 @@ def rows(more: str = "") -> Panel:
     )  # fmt: skip
 
 
-def lag(more: str = "") -> Panel:
+def lag(more: str = "", bad: float | None = None) -> Panel:
     """Lag in time by stream."""
     return Panel(
         "Lag in time", "Age of the oldest record not committed, by stream: the worst worker.",
-        (Query(highest(m.LAG_SECONDS, "stream", more), "{{stream}}"),), unit="s",
+        (Query(highest(m.LAG_SECONDS, "stream", more), "{{stream}}"),), unit="s", bad=bad,
     )  # fmt: skip
 
 
@@ -130,9 +127,9 @@ def sinks() -> tuple[Panel, ...]:
     )  # fmt: skip
 
 
-def watermark(width: int = 8) -> Panel:
+def watermark() -> Panel:
     """Age of watermarks."""
     return Panel(
         "Watermark age", "Seconds since the time up to which a source's changes are in its sink.",
-        (Query(age(m.WATERMARK, "stream"), "{{stream}}"),), unit="s", width=width,
+        (Query(age(m.WATERMARK, "stream"), "{{stream}}"),), unit="s",
     )  # fmt: skip
