@@ -28,7 +28,7 @@ from streams.cli.oneshot import OneShot
 from streams.cli.progress import DumpProgress, size_of
 from streams.cli.redis import from_cluster, from_codis, from_standalone
 from streams.ledger import BatchState, rate
-from streams.web.serve import metrics_served, served
+from streams.web.serve import served
 
 
 def default_concurrency() -> int:
@@ -183,8 +183,7 @@ def feed(ctx: click.Context, expected: tuple[str, ...], new_run: bool) -> None:
     async def run() -> dict[str, Any]:
         await check_broker(settings)
         await asyncio.to_thread(prepare_topics, settings, jobs)
-        async with metrics_served(settings):
-            return await fed()
+        return await served(fed)
 
     async def fed() -> dict[str, Any]:
         with DumpProgress(size_of(jobs), len(jobs)) as bar:

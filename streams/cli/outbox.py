@@ -21,7 +21,7 @@ from millstream.errors import ConfigError
 from millstream.settings import Settings, get_settings, override_settings
 from streams.cli.connected import check_kafka
 from streams.cli.errors import Group
-from streams.web.serve import metrics_served
+from streams.web.serve import served
 
 if TYPE_CHECKING:
     from millstream.postgres import Connection
@@ -89,10 +89,6 @@ def relay(via: str | None, create_slot: bool, once: bool, metrics_port: int | No
         url = _url(settings)
         check_kafka(settings)
 
-        async def run() -> None:
-            async with metrics_served(settings):
-                await relayed()
-
         async def relayed() -> None:
             made = ReplicationRelay(settings, url) if replication else PollingRelay(settings, url)
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -107,7 +103,7 @@ def relay(via: str | None, create_slot: bool, once: bool, metrics_port: int | No
             click.echo(f"published: {made.published}")
 
         with tracing.on(settings, "relay"):
-            asyncio.run(run())
+            asyncio.run(served(relayed))
 
 
 @outbox.command()
