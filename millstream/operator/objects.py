@@ -133,6 +133,8 @@ def _pod(spec: WorkerSpec) -> Object:
         volumes.append({"name": "data", "emptyDir": {}})
     if spec.parquet_claim:
         volumes.append({"name": "parquet", "persistentVolumeClaim": {"claimName": spec.parquet_claim}})
+    for number, name in enumerate(spec.certificates):  # 0o440: for the pods' group
+        volumes.append({"name": f"certificates-{number}", "secret": {"secretName": name, "defaultMode": 0o440}})
     return {
         "enableServiceLinks": False,  # or Services named millstream-… become MILLSTREAM_… variables, which are refused
         "automountServiceAccountToken": False,
@@ -163,10 +165,12 @@ def _container(spec: WorkerSpec) -> Object:
     env: list[Object] = [{"name": name, "value": value} for name, value in spec.settings.items()]
     env.append({"name": "MILLSTREAM_WORKER_SLOT", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
     env.append({"name": "MILLSTREAM_DATA_DIR", "value": "/data"})
-    mounts = [{"name": "data", "mountPath": "/data"}, {"name": "tmp", "mountPath": "/tmp"}]
+    mounts: list[Object] = [{"name": "data", "mountPath": "/data"}, {"name": "tmp", "mountPath": "/tmp"}]
     if spec.parquet_claim:
         env.append({"name": "MILLSTREAM_PARQUET_DIR", "value": "/parquet"})
         mounts.append({"name": "parquet", "mountPath": "/parquet"})
+    for number, name in enumerate(spec.certificates):
+        mounts.append({"name": f"certificates-{number}", "mountPath": f"/certificates/{name}", "readOnly": True})
     env.append({"name": "MILLSTREAM_WEB_BIND", "value": "0.0.0.0"})
     env.append({"name": "MILLSTREAM_WEB_PORT", "value": str(WEB_PORT)})
     container: Object = {

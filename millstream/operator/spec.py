@@ -17,6 +17,8 @@ RESERVED = ("worker_slot", "data_dir", "parquet_dir", "web_bind", "web_port")
 
 WEB_PORT = 6066
 COMMAND = ("faust", "-A", "streams", "worker")
+_UNSEEN = "\0"
+"""In the place of a password, which only the pods see; too short to be looked for in texts."""
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,50}[a-z0-9])?")
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([EPTGMk]i?|Ki|m)?")
 _UNITS = {"": Decimal(1), "m": Decimal("0.001"), "Ki": Decimal(1024)}
@@ -50,6 +52,8 @@ class WorkerSpec:
     secret: str | None = None
     storage: Storage | None = None
     parquet_claim: str | None = None
+    certificates: tuple[str, ...] = ()
+    """Secrets whose files are mounted."""
     grace: int = 90
     command: tuple[str, ...] = COMMAND
     pod: Mapping[str, Any] = field(default_factory=dict)
@@ -75,7 +79,7 @@ def parse(worker: Mapping[str, Any]) -> WorkerSpec:
     storage = spec.get("storage")
     if storage is not None and not _QUANTITY.fullmatch(str(storage.get("size"))):
         problems.append(f"spec.storage.size = {storage.get('size')!r}: must be a quantity such as 10Gi")
-    settings, wrong = _settings(spec.get("settings") or {})
+    settings, wrong = _settings(spec.get("settings") or {}, spec.get("secretName"))
     problems += wrong
     grace, wrong = _grace(spec, settings)
     problems += wrong
@@ -91,6 +95,7 @@ def parse(worker: Mapping[str, Any]) -> WorkerSpec:
         secret=spec.get("secretName"),
         storage=Storage(str(storage["size"]), storage.get("storageClassName")) if storage is not None else None,
         parquet_claim=spec.get("parquetClaim"),
+        certificates=tuple(spec.get("certificateSecrets") or ()),
         grace=grace,
         command=tuple(spec.get("command") or COMMAND),
         pod={k: spec[k] for k in ("imagePullSecrets", "nodeSelector", "tolerations") if spec.get(k)},
@@ -129,7 +134,7 @@ def _name_problems(name: str) -> list[str]:
     ]
 
 
-def _settings(given: Mapping[str, Any]) -> tuple[Settings | None, list[str]]:
+def _settings(given: Mapping[str, Any], secret: str | None) -> tuple[Settings | None, list[str]]:
     problems = []
     for name in given:
         field_info = Settings.model_fields.get(name)
@@ -142,10 +147,16 @@ def _settings(given: Mapping[str, Any]) -> tuple[Settings | None, list[str]]:
             )
     if not given.get("bootstrap_servers"):
         problems.append("spec.settings.bootstrap_servers: required, host:port of Kafka")
+    logs_in = str(given.get("security_protocol", "")).upper().startswith("SASL_")
+    if logs_in and not secret:
+        problems.append(
+            "spec.secretName: required with settings.security_protocol = SASL_…, a Secret with MILLSTREAM_SASL_PASSWORD"
+        )
     if problems:
         return None, problems
+    unseen = {"sasl_password": _UNSEEN} if logs_in else {}
     try:
-        return Settings(**{name: None if value == "none" else value for name, value in given.items()}), []
+        return Settings(**{name: None if value == "none" else value for name, value in given.items()}, **unseen), []
     except ConfigError as exc:
         return None, [f"spec.settings: {line}" for line in str(exc).splitlines()]
 

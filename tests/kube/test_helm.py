@@ -68,6 +68,8 @@ def test_the_operators_own_manifests_fit_the_schemas_of_kubernetes() -> None:
         (["migrate.enabled=true"], "needs secrets.postgres_url"),
         (["secrets.existingSecret=a", "secrets.postgres_url=b"], "give one of them"),
         (["relay.createSlot=true"], "polling needs no slot"),
+        (["settings.security_protocol=SASL_SSL"], "needs secrets.existingSecret with MILLSTREAM_SASL_PASSWORD"),
+        (["settings.security_protocol=SSL", "autoscaling.enabled=true"], "KEDA has to log in too"),
         (["autoscaling.enabled=true", "autoscaling.minReplicas=9"], "must be at most autoscaling.maxReplicas = 8"),
     ],
 )
@@ -76,6 +78,21 @@ def test_helm_refuses_what_cannot_work_and_names_it(options: list[str], told: st
     done = run(tool("helm"), "template", "millstream", str(CHART), "--kube-version", KUBERNETES, *words)
     assert done.returncode != 0
     assert told in done.stderr
+
+
+def test_certificates_are_files_of_workers_and_relays_and_keda_logs_in_too() -> None:
+    found = {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(template("everything")) if one}
+    for kind, name in (("StatefulSet", "worker"), ("Deployment", "relay")):
+        (pod,) = (one["spec"]["template"]["spec"] for (of, _), one in found.items() if of == kind)
+        volumes = {volume["name"]: volume.get("secret") for volume in pod["volumes"]}
+        assert volumes["certificates-0"] == {"secretName": "kafka-ca", "defaultMode": 0o440}
+        assert volumes["certificates-1"] == {"secretName": "millstream.user", "defaultMode": 0o440}
+        (container,) = (c for c in pod["containers"] if c["name"] == name)
+        mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+        assert mounts["certificates-1"]["mountPath"] == "/certificates/millstream.user"
+        assert mounts["certificates-1"]["readOnly"] is True
+    (scaled,) = (one for (kind, _), one in found.items() if kind == "ScaledObject")
+    assert scaled["spec"]["triggers"][0]["authenticationRef"] == {"name": "kafka"}
 
 
 def test_whole_numbers_stay_whole_and_secrets_stay_in_secrets() -> None:

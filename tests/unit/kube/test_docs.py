@@ -37,9 +37,10 @@ def test_every_file_that_a_command_names_is_there() -> None:
 
 
 def test_the_values_of_the_guide_are_values_and_the_resource_is_valid() -> None:  # DF-69
-    (values,) = (block for block in blocks() if "kind" not in block)
-    assert problems(values) == []
+    values, secured = (block for block in blocks() if "kind" not in block)
+    assert problems(values) == problems(secured) == []
     assert Settings(**values["settings"]).topic_replication_factor == 3
+    assert Settings(**secured["settings"], sasl_password="from the Secret").uses_tls
     (worker,) = (block for block in blocks() if block.get("kind") == "MillstreamWorker")
     worker["metadata"] |= {"namespace": "dumps", "uid": "u"}
     assert parse(worker).replicas == 2

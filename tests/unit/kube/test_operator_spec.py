@@ -49,6 +49,18 @@ KAFKA = {"bootstrap_servers": "kafka:9092"}
             {"settings": KAFKA | {"clickhouse_url": "http://u:secret@h:1?database=d"}},
             "put MILLSTREAM_CLICKHOUSE_URL into a Secret and name it in spec.secretName",
         ),
+        (
+            {"settings": KAFKA | {"security_protocol": "SASL_SSL", "sasl_password": "secret@"}},
+            "put MILLSTREAM_SASL_PASSWORD into a Secret and name it in spec.secretName",
+        ),
+        (
+            {"settings": KAFKA | {"security_protocol": "sasl_ssl"}, "secretName": None},
+            "spec.secretName: required with settings.security_protocol = SASL_…, a Secret with MILLSTREAM_SASL_PASS",
+        ),
+        (
+            {"settings": KAFKA | {"security_protocol": "SASL_SSL", "sasl_username": "me"}},
+            "spec.settings: MILLSTREAM_SECURITY_PROTOCOL = SASL_SSL: needs MILLSTREAM_SASL_MECHANISM",
+        ),
         ({"parquetClaim": "dumps", "replicas": 2}, "with spec.parquetClaim there can be one worker"),
         ({"storage": {"size": "ten"}}, "spec.storage.size = 'ten': must be a quantity"),
         ({"terminationGracePeriodSeconds": 70}, "must be above 70, within which a worker ends by itself"),
@@ -102,6 +114,23 @@ def test_without_storage_tables_are_in_the_pod_and_the_parquet_claim_is_mounted(
     assert env["MILLSTREAM_PARQUET_DIR"] == "/parquet"
 
 
+def test_certificates_are_mounted_and_the_password_is_left_to_the_secret() -> None:
+    secured = {
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_username": "me",
+        "ssl_ca_location": "/certificates/kafka.ca/ca.crt",  # no file of the operator's own
+    }
+    spec = parse(worker(settings=KAFKA | secured, certificateSecrets=["kafka.ca"]))
+    assert "MILLSTREAM_SASL_PASSWORD" not in spec.settings
+    pod = objects(spec)[-1]["spec"]["template"]["spec"]
+    assert {"name": "certificates-0", "secret": {"secretName": "kafka.ca", "defaultMode": 288}} in pod["volumes"]
+    (container,) = pod["containers"]
+    mount = {"name": "certificates-0", "mountPath": "/certificates/kafka.ca", "readOnly": True}
+    assert mount in container["volumeMounts"]
+    assert container["envFrom"] == [{"secretRef": {"name": "millstream-urls"}}]
+
+
 def stateful_set(**spec: Any) -> dict[str, Any]:
     return objects(parse(worker(**spec)))[-1]
 
@@ -152,7 +181,14 @@ def test_the_crd_knows_the_fields_that_are_read_and_no_others() -> None:
     schema = version["schema"]["openAPIV3Schema"]["properties"]
     assert set(schema["spec"]["properties"]) == {
         *("image", "imagePullPolicy", "imagePullSecrets", "replicas", "command", "settings", "secretName", "storage"),
-        *("parquetClaim", "terminationGracePeriodSeconds", "resources", "nodeSelector", "tolerations"),
+        *(
+            "certificateSecrets",
+            "parquetClaim",
+            "terminationGracePeriodSeconds",
+            "resources",
+            "nodeSelector",
+            "tolerations",
+        ),
     }
     assert version["subresources"]["scale"]["specReplicasPath"] == ".spec.replicas"
     columns = {column["name"]: column["jsonPath"] for column in version["additionalPrinterColumns"]}

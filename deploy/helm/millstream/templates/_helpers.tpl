@@ -99,6 +99,13 @@ MILLSTREAM_{{ $name | upper }}: {{ $text | quote }}
 {{- if and .Values.relay.createSlot (ne (default "polling" .Values.settings.outbox_via) "replication") }}
 {{- fail "relay.createSlot: polling needs no slot; set settings.outbox_via: replication" }}
 {{- end }}
+{{- $protocol := upper (default "PLAINTEXT" .Values.settings.security_protocol) }}
+{{- if and (hasPrefix "SASL_" $protocol) (not (or .Values.secrets.existingSecret .Values.secrets.sasl_password)) }}
+{{- fail (printf "settings.security_protocol = %s: needs secrets.existingSecret with MILLSTREAM_SASL_PASSWORD, or secrets.sasl_password" $protocol) }}
+{{- end }}
+{{- if and .Values.autoscaling.enabled (ne $protocol "PLAINTEXT") (not .Values.autoscaling.authenticationRef) }}
+{{- fail (printf "autoscaling.enabled: with settings.security_protocol = %s KEDA has to log in too; name a TriggerAuthentication in autoscaling.authenticationRef" $protocol) }}
+{{- end }}
 {{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) }}
 {{- fail (printf "autoscaling.minReplicas = %v: must be at most autoscaling.maxReplicas = %v" .Values.autoscaling.minReplicas .Values.autoscaling.maxReplicas) }}
 {{- end }}
@@ -125,6 +132,20 @@ nodeSelector:
 {{- with .Values.tolerations }}
 tolerations:
   {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Files of certificateSecrets; the pods' group may read them. A Secret's name may be no name of a volume. */}}
+{{- define "millstream.certificateVolumes" -}}
+{{- range $number, $name := .Values.certificateSecrets }}
+- name: certificates-{{ $number }}
+  secret: {secretName: {{ $name }}, defaultMode: 0440}
+{{- end }}
+{{- end }}
+
+{{- define "millstream.certificateMounts" -}}
+{{- range $number, $name := .Values.certificateSecrets }}
+- {name: certificates-{{ $number }}, mountPath: /certificates/{{ $name }}, readOnly: true}
 {{- end }}
 {{- end }}
 
