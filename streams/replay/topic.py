@@ -137,7 +137,8 @@ def _read(
                 offset, buffer = message.offset() or 0, buffers[partition]
                 if error is None and offset < left[partition].end:
                     buffer.add(message)
-                done = error is not None or offset + 1 >= left[partition].end
+                # The end of what the leader shows now may lie before the range's: a new leader learns of it first.
+                done = offset + (error is None) >= left[partition].end
                 if done:
                     del left[partition]
                     consumer.pause([ck.TopicPartition(topic, partition)])

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from contextlib import aclosing
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
+import confluent_kafka as ck
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,6 +22,7 @@ from sinks.postgres import VideoProjection
 from sinks.postgres.inbox import prune
 from sources.outbox import Videos
 from streams.replay.plan import OutboxPlan, TopicPlan
+from streams.replay.topic import Range, TopicSource
 from tests.integration.postgres.test_projection import EMPTY, running  # noqa: F401
 from tests.integration.postgres.test_projection import histories as any_events
 from tests.integration.replay.world import DAMAGE, World, content, histories
@@ -120,6 +124,36 @@ async def test_a_replay_begins_at_a_time_or_at_offsets_and_ends_where_the_log_en
     world.settings = world.settings.model_copy(update={"outbox_topics": {"video": "nobody-made-this"}})
     with pytest.raises(ConfigError, match="there is no topic"):
         await world.replay().live()
+
+
+async def test_an_end_that_the_leader_does_not_show_yet_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a change of the leader: the new one learns of the end after the old one has told us."""
+    ends: list[int] = []
+
+    class Watched(ck.Consumer):
+        def consume(self, *arguments: Any) -> list[ck.Message]:
+            found: list[ck.Message] = super().consume(*arguments)
+            ends.extend(message.offset() or 0 for message in found if message.error() is not None)
+            return found
+
+    await world.send([event(CREATED, 1, None, video) for video in range(1, 4)], partition=0)
+    source, offsets = TopicSource(world.settings, world.topic, TopicPlan()), list[int]()
+    assert await source.prepare({}) == 3
+    source.ranges[0] = Range(0, 5)
+    monkeypatch.setattr("confluent_kafka.Consumer", Watched)
+
+    async def read() -> None:
+        async with aclosing(source.slices(2)) as slices:
+            async for found in slices:
+                offsets.extend(record.offset for record in found.records)
+
+    reading = asyncio.create_task(read())
+    await until(lambda: ends, 60, "the end that is shown")
+    await world.send([event(CREATED, 1, None, video) for video in range(4, 8)], partition=0)
+    await reading
+    assert (ends[0], offsets) == (3, [0, 1, 2, 3, 4])
 
 
 async def test_the_outbox_brings_what_the_topic_never_had(world: World, db: Connection) -> None:  # RO-68, RO-82
