@@ -56,6 +56,7 @@ class InstanceFile:
     """A published file, of one instance."""
 
     path: Path
+    batch: Batch
     instance: str
     rows: int
     row_groups: int
@@ -95,15 +96,20 @@ class ParquetArchive:
             ]
         return sorted(found, key=lambda b: (b.batch_ts, b.cluster), reverse=True)
 
+    def directory_of(self, batch: Batch) -> Path:
+        """Where a batch is once it is published. Another one of the same millisecond would be there as well (T30)."""
+        return self._directory / cluster_dir(batch.cluster) / batch.slug
+
     def files(self, batch: Batch) -> list[InstanceFile]:
         """The files of a published batch, by instance."""
-        directory = self._directory / cluster_dir(batch.cluster) / batch.slug
+        directory = self.directory_of(batch)
         found = []
         for path in directory.glob("*.parquet"):
             with _naming(path):
                 metadata = pq.read_metadata(path)
                 footer = read_footer(path)
-            found.append(InstanceFile(path, str(footer["instance"]), metadata.num_rows, metadata.num_row_groups))
+            of, instance = Batch.from_key(str(footer["batch"])), str(footer["instance"])
+            found.append(InstanceFile(path, of, instance, metadata.num_rows, metadata.num_row_groups))
         if not found:
             raise SinkError(f"{directory} holds no Parquet file: was it taken away meanwhile?")
         return sorted(found, key=lambda f: f.instance)

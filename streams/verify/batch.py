@@ -11,30 +11,27 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from millstream.errors import ConfigError
 from millstream.postgres.queries import load
 from millstream.settings import Settings
 from schemas.batch import Batch
-from schemas.names import cluster_dir
 from sinks.clickhouse.client import Client, make_client
 from sinks.clickhouse.config import ClickHouseConfig
 from sinks.clickhouse.encode import EXPIRE_MAX_MS, EXPIRE_MIN_MS
 from sinks.clickhouse.schema import COMPLETED, RAW
 from sinks.factory import NONE_CONFIGURED, clickhouse_config
+from sinks.parquet.reading import InstanceFile, ParquetArchive, sums_by
 from streams.verify.compare import Verdict, judge
 
 _SQL = load("streams.verify", "batch.sql")
 _COLUMNS = ("db", "key", "type", "member_count", "rdb_size", "encoding", "expire_at", "idle_seconds", "freq",
             "codis_slot", "redis_slot")  # fmt: skip
-_ROWS = 65_536
 
 Place = tuple[str, int]
 """Instance and range."""
@@ -58,13 +55,14 @@ class BatchLook:
     async def look(self) -> list[Verdict]:
         """Compare what is configured."""
         found: dict[str, Sums] = {}
-        directory, config = self._directory(), clickhouse_config(self.settings)
-        if directory is None and config is None:
+        directory, config = self.settings.parquet_dir, clickhouse_config(self.settings)
+        archive = None if directory is None else ParquetArchive(directory.absolute())
+        if archive is None and config is None:
             raise ConfigError(NONE_CONFIGURED)
         client = None if config is None else make_client(config)
         try:
-            if directory is not None:
-                found["Parquet"] = await asyncio.to_thread(self._parquet_sums, directory)
+            if archive is not None:
+                found["Parquet"] = await asyncio.to_thread(self._parquet_sums, archive)
             if client is not None and config is not None:
                 await client.open()
                 found["ClickHouse"] = await self._clickhouse_sums(client, config)
@@ -72,8 +70,8 @@ class BatchLook:
                 raise ConfigError(
                     f"there is no batch {self.batch.rfc3339} of cluster {self.batch.cluster!r} in {' or '.join(found)}"
                 )
-            if directory is not None and client is not None and config is not None:
-                self.verdicts.append(await self._by_each_other(found, directory, client, config))
+            if archive is not None and client is not None and config is not None:
+                self.verdicts.append(await self._by_each_other(found, archive, client, config))
             if self.facts is not None:
                 self.verdicts += [_by_facts(self.facts, name, sums) for name, sums in found.items()]
             elif len(found) == 1:
@@ -87,7 +85,7 @@ class BatchLook:
         return self.verdicts
 
     async def _by_each_other(
-        self, found: dict[str, Sums], directory: Path, client: Client, config: ClickHouseConfig
+        self, found: dict[str, Sums], archive: ParquetArchive, client: Client, config: ClickHouseConfig
     ) -> Verdict:
         one, other = found["Parquet"], found["ClickHouse"]
         counts = [sum(rows for rows, _ in sums.values()) for sums in (one, other)]
@@ -95,44 +93,48 @@ class BatchLook:
         which = sorted({place[1] for place in one.keys() | other.keys() if one.get(place) != other.get(place)})
         if which:
             verdict.differing = len(which)
-            keys = await asyncio.to_thread(self._parquet_keys, directory, set(which))
+            keys = await asyncio.to_thread(self._parquet_keys, archive, which)
             judge(verdict, keys, await self._clickhouse_keys(client, config, which))
         return verdict
 
     # ------------------------------------------------------------------ Parquet
-    def _directory(self) -> Path | None:
-        root = self.settings.parquet_dir
-        return None if root is None else root.absolute() / cluster_dir(self.batch.cluster) / self.batch.slug
+    def _parquet_sums(self, archive: ParquetArchive) -> Sums:
+        found: Sums = {}
+        for file in self._files(archive):
+            rows, totals = np.zeros(self.ranges, np.int64), np.zeros(self.ranges, np.int64)
+            for _, ranges, hashes in self._hashed(file):
+                rows += np.bincount(ranges, minlength=self.ranges)
+                totals += sums_by(ranges, hashes, self.ranges)
+            found |= {(file.instance, int(n)): (int(rows[n]), int(totals[n])) for n in np.flatnonzero(rows)}
+        return found
 
-    def _parquet_sums(self, directory: Path) -> Sums:
-        found: defaultdict[Place, list[int]] = defaultdict(lambda: [0, 0])
-        for instance, _, ranges, hashes in self._read(directory):
-            for number in np.unique(ranges):
-                mine = ranges == number
-                total = found[instance, int(number)]
-                total[0] += int(mine.sum())
-                total[1] += int(hashes[mine].sum())
-        return {place: (rows, total) for place, (rows, total) in found.items()}
-
-    def _parquet_keys(self, directory: Path, which: set[int]) -> Keys:
+    def _parquet_keys(self, archive: ParquetArchive, which: list[int]) -> Keys:
         found: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
-        for instance, table, ranges, hashes in self._read(directory):
-            mine = np.isin(ranges, list(which))
-            keys = table.filter(pa.array(mine))
-            for db, key, value in zip(*(keys.column(n).to_pylist() for n in ("db", "key")), hashes[mine], strict=True):
-                total = found[_named(instance, db, key)]
-                total[0] += 1
-                total[1] += int(value)
+        for file in self._files(archive):
+            for rows, ranges, hashes in self._hashed(file):
+                mine = np.isin(ranges, which)
+                keys = rows.filter(pa.array(mine))
+                columns = (keys.column(name).to_pylist() for name in ("db", "key"))
+                for db, key, value in zip(*columns, hashes[mine], strict=True):
+                    total = found[_named(file.instance, db, key)]
+                    total[0] += 1
+                    total[1] += int(value)
         return {name: (rows, total) for name, (rows, total) in found.items()}
 
-    def _read(self, directory: Path) -> Iterator[tuple[str, pa.RecordBatch, Any, Any]]:
-        """Instance, rows, their ranges, their hashes."""
-        for path in sorted(directory.glob("*.parquet")):
-            for rows in pq.ParquetFile(path).iter_batches(_ROWS, columns=["batch", "instance", *_COLUMNS]):
-                if rows.num_rows and rows.column("batch")[0].value != self.batch.batch_ts:
-                    raise ConfigError(f"{path} is of another batch of the same millisecond")
-                ranges, hashes = hashed(rows, self.ranges)
-                yield (rows.column("instance")[0].as_py() if rows.num_rows else ""), rows, ranges, hashes
+    def _files(self, archive: ParquetArchive) -> list[InstanceFile]:
+        if not archive.directory_of(self.batch).is_dir():
+            return []
+        files = archive.files(self.batch)
+        for file in files:
+            if file.batch != self.batch:
+                raise ConfigError(f"{file.path} is of another batch of the same millisecond")
+        return files
+
+    def _hashed(self, file: InstanceFile) -> Iterator[tuple[pa.RecordBatch, Any, Any]]:
+        """Rows, their ranges, their hashes."""
+        for table in file.tables(_COLUMNS):
+            for rows in table.to_batches():
+                yield rows, *hashed(rows, self.ranges)
 
     # ------------------------------------------------------------------ ClickHouse
     async def _clickhouse_sums(self, client: Client, config: ClickHouseConfig) -> Sums:
@@ -158,8 +160,8 @@ def hashed(rows: pa.RecordBatch, ranges: int) -> tuple[Any, Any]:
     """Range and hash of each row."""
     texts = pc.binary_join_element_wise(*(_text(name, rows.column(name)) for name in _COLUMNS), b"|")
     count = rows.num_rows
-    keys = np.fromiter(map(zlib.crc32, rows.column("key").to_pylist()), np.uint64, count)
-    return keys % np.uint64(ranges), np.fromiter(map(zlib.crc32, texts.to_pylist()), np.uint64, count)
+    keys = np.fromiter(map(zlib.crc32, rows.column("key").to_pylist()), np.int64, count)
+    return keys % ranges, np.fromiter(map(zlib.crc32, texts.to_pylist()), np.int64, count)
 
 
 def _text(name: str, column: pa.Array) -> pa.Array:

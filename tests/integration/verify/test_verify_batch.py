@@ -63,6 +63,9 @@ def test_a_batch_is_compared_row_by_row_and_with_the_facts(kafka: str, tmp_path:
     assert len(found["Parquet"]["missing"]) == found["Parquet"]["rows"] - int(gone[0][0]) - len(sizes) + 1
     only = cli.here("verify", "batch", "c", at, CLICKHOUSE_URL="none")
     assert (only.exit_code, "topic (source), Parquet (sink): stale: 1: a:1" in only.stdout) == (3, True)
+    path.write_bytes(b"PAR1 nothing")
+    damaged = cli.here("verify", "batch", "c", at, CLICKHOUSE_URL="none")
+    assert (damaged.exit_code, f"{path}" in damaged.stderr) == (1, True)
     nothing = cli.here("verify", "batch", "c", "2026-01-01T00:00:00Z", CLICKHOUSE_URL="none")
     assert (nothing.exit_code, "there is no batch 2026-01-01T00:00:00.000000000Z" in nothing.stderr) == (1, True)
     assert cli.here("verify", "batch", "c", "yesterday").exit_code == 2
