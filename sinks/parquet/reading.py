@@ -6,7 +6,6 @@ kept is sums, so memory does not grow with the number of keys.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from millstream.errors import ConfigError, IdentityMismatchError, SinkError
-from schemas.batch import Batch
+from schemas.batch import SLUG, Batch
 from schemas.names import cluster_dir
 from schemas.prefixes import KeySample, Prefix, PrefixCounter, cut, significant
 from schemas.slots import CODIS_SLOTS, REDIS_SLOTS, redis_slots
@@ -44,7 +43,6 @@ from schemas.survey import (
 )
 from sinks.parquet.publish import read_footer
 
-_SLUG = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d{3}Z", re.ASCII)
 _ORDER = [("rdb_size", "descending"), ("key", "ascending"), ("instance", "ascending"), ("db", "ascending")]
 _SHOWN = ["key", "rdb_size", "member_count", "type", "encoding", "instance", "db", "expire_at"]
 
@@ -92,7 +90,7 @@ class ParquetArchive:
                 for cluster in self._directory.iterdir()
                 if cluster.is_dir() and not cluster.name.startswith(".")
                 for batch in cluster.iterdir()
-                if _SLUG.fullmatch(batch.name) and batch.is_dir()
+                if SLUG.fullmatch(batch.name) and batch.is_dir()
             ]
         return sorted(found, key=lambda b: (b.batch_ts, b.cluster), reverse=True)
 

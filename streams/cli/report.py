@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from millstream.errors import ConfigError
 from millstream.settings import get_settings
-from schemas.batch import Batch, parse_rfc3339
+from schemas.batch import SLUG, Batch, parse_rfc3339
 from schemas.names import cluster_dir
 from streams.cli.errors import Group
+from streams.cli.showing import bars
 
 if TYPE_CHECKING:
     from schemas import survey
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_SLUG = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d{3}Z", re.ASCII)
 _NEWEST = 5
 """Batches that an error lists."""
 
@@ -156,7 +153,7 @@ def choose(published: list[Batch], cluster: str | None, wanted: str | None, wher
         raise ConfigError(f"{where} holds no published batch of cluster {cluster!r}; there is {', '.join(clusters)}")
     if wanted is None:
         return of[0]
-    if _SLUG.fullmatch(wanted):
+    if SLUG.fullmatch(wanted):
         found = [b for b in of if b.slug == wanted]
     else:
         try:
@@ -180,14 +177,7 @@ def choose(published: list[Batch], cluster: str | None, wanted: str | None, wher
 
 @contextmanager
 def _progress() -> Iterator[Callable[[float, float], survey.Progress]]:
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    ) as bar:
+    with bars() as bar:
         task = bar.add_task("reading", total=1.0)
 
         def step(begin: float, end: float) -> survey.Progress:

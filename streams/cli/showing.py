@@ -1,4 +1,4 @@
-"""What demos put on the screen."""
+"""What commands put on the screen: bars, tables, what to do next."""
 
 from __future__ import annotations
 
