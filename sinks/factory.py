@@ -53,9 +53,9 @@ def clickhouse_config(settings: Settings) -> ClickHouseConfig | None:
 
 def postgres_config(settings: Settings) -> PostgresConfig:
     """Where the Postgres sinks write. Raises ConfigError without a URL."""
-    if settings.postgres_url is None:
-        raise ConfigError("MILLSTREAM_POSTGRES_URL is not set: postgresql://user:password@host:port/database")
-    return PostgresConfig(settings.postgres_url.get_secret_value(), settings.postgres_pool_size, settings.group_id)
+    from millstream.postgres import postgres_url  # asyncpg is for those who use it
+
+    return PostgresConfig(postgres_url(settings), settings.postgres_pool_size, settings.group_id)
 
 
 def require_output(sinks: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from millstream.errors import ConfigError
 from millstream.postgres.client import Connection, Pool, connect, create_pool, naming
 from millstream.postgres.embedded import EmbeddedPostgres
 from millstream.postgres.queries import load
@@ -19,7 +20,15 @@ __all__ = [
     "load",
     "naming",
     "postgres_from",
+    "postgres_url",
 ]
+
+
+def postgres_url(settings: Settings) -> str:
+    """URL of the server that is configured. Raises ConfigError without one."""
+    if settings.postgres_url is None:
+        raise ConfigError("MILLSTREAM_POSTGRES_URL is not set: postgresql://user:password@host:port/database")
+    return settings.postgres_url.get_secret_value()
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from asyncpg import Record
 from millstream import tracing
 from millstream.errors import BrokerError, ConfigError
 from millstream.failpoints import declare, failpoint
-from millstream.postgres import Connection, connect, load, naming
+from millstream.postgres import Connection, connect, load, naming, postgres_url
 from millstream.settings import Settings
 from schemas.postgres import require_migrated
 from schemas.products import CHANGES_TOPIC
@@ -43,9 +43,7 @@ class Published:
 
 async def publish_changes(settings: Settings, limit: int) -> Published:
     """Publish all that is pending. Raises ConfigError, BrokerError, PostgresError."""
-    if settings.postgres_url is None:
-        raise ConfigError("MILLSTREAM_POSTGRES_URL is not set: postgresql://user:password@host:port/database")
-    url = settings.postgres_url.get_secret_value()
+    url = postgres_url(settings)
     publisher = Publisher(settings.model_copy(update={"outbox_topics": {_KIND: CHANGES_TOPIC}}))
     done = Published()
     with naming("publish changes of products", url):

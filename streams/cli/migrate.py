@@ -6,7 +6,6 @@ import asyncio
 
 import click
 
-from millstream.errors import ConfigError
 from millstream.settings import get_settings
 
 
@@ -19,15 +18,13 @@ def migrate(check: bool, show: bool) -> None:
     \b
     MILLSTREAM_POSTGRES_URL=postgresql://me@db:5432/shop millstream migrate
     """
+    from millstream.postgres import postgres_url
     from schemas.postgres import schema_sql
 
     if show:
         click.echo(schema_sql(), nl=False)
         return
-    url = get_settings().postgres_url
-    if url is None:
-        raise ConfigError("MILLSTREAM_POSTGRES_URL is not set: postgresql://user:password@host:port/database")
-    left = asyncio.run(_run(url.get_secret_value(), check))
+    left = asyncio.run(_run(postgres_url(get_settings()), check))
     for name in left:
         click.echo(f"{'pending' if check else 'applied'}: {name}")
     if not left:

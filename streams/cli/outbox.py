@@ -75,6 +75,7 @@ def relay(via: str | None, create_slot: bool, once: bool, metrics_port: int | No
     millstream outbox relay --via replication --create-slot --metrics-port 9101
     """
     from millstream.logs import configure
+    from millstream.postgres import postgres_url
     from sources.outbox import PollingRelay, ReplicationRelay
 
     given = {"outbox_via": via, "metrics_port": metrics_port}
@@ -86,7 +87,7 @@ def relay(via: str | None, create_slot: bool, once: bool, metrics_port: int | No
             raise ConfigError("--create-slot goes with --via replication: polling needs no slot")
         if once and replication:
             raise ConfigError("--once goes with --via polling: a replication slot has no end")
-        url = _url(settings)
+        url = postgres_url(settings)
         check_kafka(settings)
 
         async def relayed() -> None:
@@ -215,17 +216,11 @@ def export(out: Path | None, since: str | None) -> None:
     click.echo(f"exported: {count}", err=True)
 
 
-def _url(settings: Settings) -> str:
-    if settings.postgres_url is None:
-        raise ConfigError("MILLSTREAM_POSTGRES_URL is not set: postgresql://user:password@host:port/database")
-    return settings.postgres_url.get_secret_value()
-
-
 def _connected(settings: Settings, ask: Callable[[Connection], Awaitable[T]]) -> T:
-    from millstream.postgres import connect, naming
+    from millstream.postgres import connect, naming, postgres_url
     from schemas.postgres import require_migrated
 
-    url = _url(settings)
+    url = postgres_url(settings)
 
     async def run() -> T:
         with naming("ask the outbox", url):

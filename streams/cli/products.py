@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.status import Status
 
-from millstream.errors import ConfigError, MillstreamError
-from millstream.postgres import Connection, connect, load, naming
+from millstream.errors import MillstreamError
+from millstream.postgres import Connection, connect, load, naming, postgres_url
 from millstream.settings import Settings
 from schemas.names import dlq_topic
 from schemas.postgres import require_migrated
@@ -53,9 +53,7 @@ class ProductsRun:
     @property
     def url(self) -> str:
         """Of Postgres. Raises ConfigError."""
-        if self.settings.postgres_url is None:
-            raise ConfigError("MILLSTREAM_POSTGRES_URL is not set: postgresql://user:password@host:port/database")
-        return self.settings.postgres_url.get_secret_value()
+        return postgres_url(self.settings)
 
     @property
     def prefix(self) -> str:

@@ -109,10 +109,10 @@ def batch(cluster: str, batch: str, ranges: int, as_json: bool) -> None:
 
 
 async def _projection(settings: Settings, ranges: int, repair: bool, topic: bool, grace: float) -> list[Verdict]:
-    from millstream.postgres import connect, naming
+    from millstream.postgres import connect, naming, postgres_url
     from schemas.postgres import require_migrated
     from streams.cli.progress import ReplayProgress
-    from streams.replay.run import own, postgres_url
+    from streams.replay.run import own
     from streams.verify.projection import Projection
     from streams.verify.repair import by_new_events, from_events
 
@@ -140,11 +140,10 @@ async def _projection(settings: Settings, ranges: int, repair: bool, topic: bool
 
 
 async def _products(settings: Settings, ranges: int, repair: bool, topic: bool, table: str) -> list[Verdict]:
-    from millstream.postgres import connect, naming
+    from millstream.postgres import connect, naming, postgres_url
     from schemas.postgres import require_migrated
     from sinks.postgres.products import UNIQUE_SQL, has_unique_key
     from sources.staging import StagingReader, check_staging
-    from streams.replay.run import postgres_url
     from streams.verify.products import ProductsLook
 
     url = postgres_url(settings)

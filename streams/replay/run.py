@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from millstream.errors import ConfigError
 from millstream.failpoints import declare, failpoint
-from millstream.postgres import Connection, connect, naming
+from millstream.postgres import Connection, connect, naming, postgres_url
 from millstream.settings import Settings
 from schemas.chunk import Chunk
 from schemas.events import AGGREGATE_TYPE, TOPIC
@@ -193,10 +193,3 @@ async def own(connection: Connection) -> None:
     """Keep other replays away for as long as the connection lasts. Raises ConfigError if there is one."""
     if not await connection.fetchval(_LOCK):
         raise ConfigError("another replay (or repair) is running in this database: wait until it has ended")
-
-
-def postgres_url(settings: Settings) -> str:
-    """Raises ConfigError without one."""
-    if settings.postgres_url is None:
-        raise ConfigError("MILLSTREAM_POSTGRES_URL is not set: postgresql://user:password@host:port/database")
-    return settings.postgres_url.get_secret_value()

@@ -6,9 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from millstream.postgres import Connection, load
+from sinks.postgres.shadow import SLOW
 
-SLOW = 6 * 3600.0
-"""Seconds that a statement over whole tables may take."""
 SHOWN = 10
 """Keys that are named of each kind; all of them with --json."""
 
