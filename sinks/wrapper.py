@@ -132,15 +132,19 @@ class SinkGroup:
         """Open all sinks; if one cannot be opened the others are closed again."""
         try:
             await self._each(self.sinks, lambda sink: self._attempt(_Call(sink.name, "open", {}), sink.open))
-        except BaseException:
-            await self.close()
+        except BaseException as e:
+            for other in await self._close():  # what went wrong first is told, or the cancellation passed on
+                e.add_note(f"closing the sinks failed too: {type(other).__name__}: {other}")
             raise
 
     async def close(self) -> None:
         """Close every sink, also when one fails at it; that error is raised when all are closed."""
-        done = await asyncio.gather(*(sink.close() for sink in self.sinks), return_exceptions=True)
-        if errors := [e for e in done if e is not None]:
+        if errors := await self._close():
             raise errors[0]
+
+    async def _close(self) -> list[BaseException]:
+        done = await asyncio.gather(*(sink.close() for sink in self.sinks), return_exceptions=True)
+        return [e for e in done if e is not None]
 
     async def write(self, chunk: Chunk, raise_attempt: RaiseAttempt | None = None) -> list[Receipt]:
         """Make the chunk durable in every sink; the receipts, in the order of the sinks.

@@ -72,8 +72,8 @@ class ClickHouseArchive:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._runner.run(self._client.close())
-        self._runner.close()
+        with self._runner:
+            self._runner.run(self._client.close())
 
     def published(self) -> list[Batch]:
         """All published batches, the newest first. Raises SinkError."""

@@ -124,6 +124,18 @@ async def test_opening_fails_as_a_whole_and_closes_what_was_opened() -> None:
     assert "close" in bad.calls
 
 
+async def test_why_opening_failed_is_told_though_closing_fails_too() -> None:
+    class Stuck(MemorySink):
+        async def close(self) -> None:
+            raise SinkError("stuck")
+
+    bad = MemorySink("bad")
+    bad.fail("open", SinkError("no such directory"))
+    with pytest.raises(SinkError, match="no such directory") as raised:
+        await quick(Stuck("stuck"), bad).open()
+    assert raised.value.__notes__ == ["closing the sinks failed too: SinkError: stuck"]
+
+
 async def test_one_sink_that_cannot_be_closed_does_not_keep_the_others_open() -> None:
     class Stuck(MemorySink):
         async def close(self) -> None:
