@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -192,7 +193,7 @@ class SimWorker(Process):
         broker = world.broker
         config = {"sim": self, "broker": broker}
         self.cluster = Cluster.__new__(Cluster)
-        self.cluster.config, self.cluster._timeout = config, 30.0
+        self.cluster.config, self.cluster._timeout, self.cluster._errors = config, 30.0, deque()
         self.cluster.admin = Admin(self, broker)  # type: ignore[assignment]
         disk = world.disks.setdefault(slot, ({}, {}))
         self.store = SimStore(self, *disk)
