@@ -23,8 +23,7 @@ async def check_broker(settings: Settings, timeout: float = CHECK_TIMEOUT) -> No
 
     Raises ConfigError for certificates that cannot be used.
     """
-    config = client_config(settings)
-    why = await asyncio.to_thread(unanswered, config, timeout)
+    why = await asyncio.to_thread(lambda: unanswered(client_config(settings), timeout))
     if why is not None:
         raise BrokerError(why)
 

@@ -43,6 +43,8 @@ from tables.table import Table
 
 log = get_logger(__name__)
 
+_LAST_LOOK = 5.0
+"""Seconds that a broker has to answer once a start has failed, to tell whether that is because of it."""
 GC_THRESHOLDS = (50_000, 50, 100)
 """Allocations between collections: with the default of 700 the collector takes a third of a worker's time."""
 
@@ -338,7 +340,7 @@ class App(faust.App):
                 return
             why = None
             if isinstance(exc, BrokerError) and not isinstance(exc, KafkaRefusedError):
-                why = await asyncio.to_thread(unanswered, self.kafka_config, 2.0)
+                why = await asyncio.to_thread(unanswered, self.kafka_config, _LAST_LOOK)
             die(unreachable(self.kafka_config, exc, why) if why else exc)
         gc.collect()
         gc.freeze()

@@ -19,6 +19,7 @@ from confluent_kafka.admin import (
 )
 
 from millstream.broker import EmbeddedBroker
+from millstream.errors import BrokerError
 from tests.support.cluster import free_ports
 from tests.support.waiting import wait_until
 
@@ -68,6 +69,19 @@ def secured_broker(directory: Path) -> Iterator[Secured]:
     directory.mkdir(parents=True, exist_ok=True)
     store = directory / "server.pem"
     store.write_text((TLS / "server.pkcs8.key").read_text() + (TLS / "server.pem").read_text())
+    for attempt in range(3):
+        try:
+            broker, addresses = _start(directory / str(attempt), store)
+            break
+        except BrokerError as exc:  # somebody else took one of the ports meanwhile
+            if "Address already in use" not in str(exc) or attempt == 2:
+                raise
+    with broker:
+        _make_user(AdminClient({"bootstrap.servers": addresses.plaintext, "log_level": 2}), "worker")
+        yield addresses
+
+
+def _start(data: Path, store: Path) -> tuple[EmbeddedBroker, Secured]:
     plaintext, controller, secured, mutual = (f"127.0.0.1:{port}" for port in free_ports(4))
     listeners = f"PLAINTEXT://{plaintext},SECURED://{secured},MUTUAL://{mutual}"
     jaas = "org.apache.kafka.common.security.{}LoginModule required"
@@ -90,11 +104,9 @@ def secured_broker(directory: Path) -> Iterator[Secured]:
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
     }
-    port = int(plaintext.rpartition(":")[2])
-    with EmbeddedBroker(directory / "data", port, heap_mib=384, properties=properties):
-        admin = AdminClient({"bootstrap.servers": plaintext, "log_level": 2})
-        _make_user(admin, "worker")
-        yield Secured(plaintext, secured, mutual)
+    broker = EmbeddedBroker(data, int(plaintext.rpartition(":")[2]), heap_mib=384, properties=properties)
+    broker.start()
+    return broker, Secured(plaintext, secured, mutual)
 
 
 def _make_user(admin: AdminClient, name: str) -> None:
