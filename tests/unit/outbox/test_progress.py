@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,7 +53,10 @@ class Source:
 
 
 @pytest.mark.parametrize("refuses", [False, True])
-def test_via_replication_an_event_is_told_as_acknowledged_once_its_transaction_is_committed(refuses: bool) -> None:
+def test_via_replication_an_event_is_told_as_acknowledged_once_its_transaction_is_committed(
+    refuses: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "sources.outbox.replication")
     pump: Any = _Pump.__new__(_Pump)
     pump._source, pump._relay = Source(refuses), SimpleNamespace(_sent=0)
     message = Message("videos", b"a", b"", [("event_id", b"e"), ("aggregate_id", b"a"), ("version", b"3")])
