@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -48,6 +49,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     with EmbeddedBroker(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker.bootstrap_servers
+        gc.collect()  # clients that nobody has any more, and that would complain of the broker's end
 
 
 @pytest.fixture(scope="session")
