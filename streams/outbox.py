@@ -10,14 +10,12 @@ from typing import Any
 
 from mode import Service
 
-from millstream.errors import ConfigError
+from millstream.postgres import postgres_url
 from sources.outbox import PollingRelay, ReplicationRelay
 from streams import app
 from streams.engine.failure import die
 
-if app.settings.postgres_url is None:
-    raise ConfigError("streams.outbox needs MILLSTREAM_POSTGRES_URL: postgresql://user:password@host:port/database")
-_url = app.settings.postgres_url.get_secret_value()
+_url = postgres_url(app.settings)
 
 
 @app.service

@@ -27,7 +27,7 @@ __all__ = [
 def postgres_url(settings: Settings) -> str:
     """URL of the server that is configured. Raises ConfigError without one."""
     if settings.postgres_url is None:
-        raise ConfigError("MILLSTREAM_POSTGRES_URL is not set: postgresql://user:password@host:port/database")
+        raise ConfigError("MILLSTREAM_POSTGRES_URL is not set: give it a URL such as postgresql://me@db:5432/shop")
     return settings.postgres_url.get_secret_value()
 
 
