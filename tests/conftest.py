@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from millstream import settings as settings_module
 from millstream.broker import EmbeddedBroker
 from millstream.logs import configure
-from millstream.postgres import EmbeddedPostgres
+from millstream.postgres import Connection, EmbeddedPostgres, connect
 from millstream.settings import Settings
 from tests.support.kafka import create_topic
 from tests.support.postgres import new_database
@@ -67,6 +67,13 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def postgres(postgres_server: str) -> str:
     """URL of an empty, migrated database of this test's own."""
     return new_database(postgres_server)
+
+
+@pytest.fixture
+async def database(postgres: str) -> AsyncIterator[Connection]:
+    """A connection to it."""
+    async with connect(postgres) as connection:
+        yield connection
 
 
 @pytest.fixture

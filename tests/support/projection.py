@@ -15,6 +15,7 @@ from schemas.events import CREATED, DELETED, Event, encode_json, encode_protobuf
 from schemas.events.codec import EventCodec
 from schemas.events.envelope import JSON, PROTOBUF
 from schemas.log_records import LogRecord
+from sinks.postgres import VideoProjection
 
 FIELDS = (
     "uploader_id", "title", "description", "duration_micros", "status", "media_status", "analysis_status",
@@ -83,3 +84,9 @@ def chunk_of(records: list[LogRecord], topic: str = "catalog.video.events") -> C
     """The records as the sink gets them; poison among them is left out."""
     at = ChunkId(topic, "tid", 0, 0, records[0].offset, records[-1].offset, 1)
     return Chunk(at, EventCodec().decode(records).table)
+
+
+async def apply(connection: Connection, *events: Event) -> None:
+    """The events as one chunk, in one transaction."""
+    async with connection.transaction():
+        await VideoProjection()(connection, chunk_of([record(e, i) for i, e in enumerate(events)]))

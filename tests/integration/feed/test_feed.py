@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,8 @@ ROWS = 60_000
 
 
 @pytest.fixture
-def settings(kafka: str, unique: Any, admin: AdminClient) -> Iterator[Settings]:
-    namespace = unique("feed") + "."
-    yield Settings(bootstrap_servers=kafka, namespace=namespace)
-    names = [t for t in admin.list_topics(timeout=10).topics if t.startswith(namespace)]
-    for deleted in admin.delete_topics(names).values() if names else ():
-        deleted.exception(30)
+def settings(kafka: str, namespace: str) -> Settings:
+    return Settings(bootstrap_servers=kafka, namespace=namespace)
 
 
 @pytest.fixture(scope="module")

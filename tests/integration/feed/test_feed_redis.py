@@ -8,13 +8,11 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from confluent_kafka import Message
-from confluent_kafka.admin import AdminClient
 
 from bench.make_rdb import write_mixed
 from millstream.errors import ConfigError
@@ -32,12 +30,8 @@ ROWS = 40_000
 
 
 @pytest.fixture
-def settings(kafka: str, unique: Any, admin: AdminClient) -> Iterator[Settings]:
-    namespace = unique("redis") + "."
-    yield Settings(bootstrap_servers=kafka, namespace=namespace, redis_retry_timeout=0.5)
-    names = [t for t in admin.list_topics(timeout=10).topics if t.startswith(namespace)]
-    for deleted in admin.delete_topics(names).values() if names else ():
-        deleted.exception(30)
+def settings(kafka: str, namespace: str) -> Settings:
+    return Settings(bootstrap_servers=kafka, namespace=namespace, redis_retry_timeout=0.5)
 
 
 @pytest.fixture(scope="module")

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
 
 import pytest
 
-from millstream.postgres import Connection, connect
-from schemas.events import CREATED, UPDATED, Event
-from sinks.postgres import VideoProjection, inbox
+from millstream.postgres import Connection
+from schemas.events import CREATED, UPDATED
+from sinks.postgres import inbox
 from sinks.postgres.inbox import prune, prune_alone
-from tests.support.projection import Row, chunk_of, errors, fold, held, record
+from tests.support.projection import Row, apply, errors, fold, held
 from tests.unit.events.events import event, history
 
 GAPS = "SELECT version, missing FROM catalog.video_gaps ORDER BY version"
-
-
-@pytest.fixture
-async def database(postgres: str) -> AsyncIterator[Connection]:
-    async with connect(postgres) as connection:
-        yield connection
-
-
-async def apply(connection: Connection, *events: Event) -> None:
-    async with connection.transaction():
-        await VideoProjection()(connection, chunk_of([record(e, i) for i, e in enumerate(events)]))
 
 
 async def inbox_size(connection: Connection) -> int:

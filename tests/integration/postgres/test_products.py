@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from millstream import failpoints
 from millstream.errors import ConfigError
-from millstream.postgres import Connection, connect
+from millstream.postgres import Connection
 from schemas.chunk import Chunk, ChunkId
 from schemas.log_records import LogRecord
 from schemas.products.codec import KIND, MARK, ROW, Mark, StagingCodec, headers_of, key_of, mark_value, row_value
@@ -19,12 +18,6 @@ from sinks.postgres import PostgresConfig, PostgresStream, Products
 
 NOW = datetime(2026, 11, 23, 8, 30, tzinfo=UTC)
 Value = dict[str, Any] | Mark | tuple[str, str]
-
-
-@pytest.fixture
-async def database(postgres: str) -> AsyncIterator[Connection]:
-    async with connect(postgres) as connection:
-        yield connection
 
 
 def row(sku: str = "S1", brand: str = "B1", **fields: Any) -> dict[str, Any]:

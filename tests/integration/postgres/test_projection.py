@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,12 +20,6 @@ from tests.support.projection import chunk_of, errors, fold, held, record
 from tests.unit.events.events import event, payloads, types, uuid
 
 EMPTY = "".join(f"DELETE FROM catalog.{t};" for t in ("inbox_events", "video_projection", "projection_errors"))
-
-
-@pytest.fixture
-async def database(postgres: str) -> AsyncIterator[Connection]:
-    async with connect(postgres) as connection:
-        yield connection
 
 
 async def take(connection: Connection, records: list[LogRecord]) -> dict[str, int]:

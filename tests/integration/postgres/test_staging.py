@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from millstream.errors import ConfigError
-from millstream.postgres import Connection, connect
+from millstream.postgres import Connection
 from schemas.products import BadRowError
 from sources.staging import Batch, StagingReader, check_staging
 from sources.staging.feed import Fed
@@ -17,12 +16,6 @@ from sources.staging.reader import WATERMARK
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 Row = tuple[str | None, str | None, datetime | None]
-
-
-@pytest.fixture
-async def database(postgres: str) -> AsyncIterator[Connection]:
-    async with connect(postgres) as connection:
-        yield connection
 
 
 async def stage(connection: Connection, *rows: Row) -> None:

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 import streams
-from millstream.postgres import Connection, connect
+from millstream.postgres import Connection
 from millstream.settings import Settings, override_settings
-from schemas.events import CREATED, DELETED, UPDATED, Event
-from sinks.postgres import VideoProjection
-from tests.support.projection import chunk_of, record
+from schemas.events import CREATED, DELETED, UPDATED
+from tests.support.projection import apply
 from tests.unit.events.events import event, uuid
 
 
@@ -33,17 +32,6 @@ async def reader(postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name in ("app", "videos"):
         streams.__dict__.pop(name, None)
     sys.modules.pop("streams.videos", None)
-
-
-@pytest.fixture
-async def database(postgres: str) -> AsyncIterator[Connection]:
-    async with connect(postgres) as connection:
-        yield connection
-
-
-async def apply(database: Connection, *events: Event) -> None:
-    async with database.transaction():
-        await VideoProjection()(database, chunk_of([record(e, i) for i, e in enumerate(events)]))
 
 
 async def test_five_different_answers(reader: Any, database: Connection) -> None:  # T59
