@@ -87,16 +87,22 @@ class EmbeddedPostgres(Server):
 
     def kill(self) -> None:
         """SIGKILL to the whole server: nothing is written any more; the next start recovers from the WAL."""
+        backends: list[int] = []
         if self._watchdog is not None:
             if self._process is not None and (pid := self.pid) is not None:
                 self._process.send_signal(signal.SIGSTOP)  # no new one meanwhile
-                for backend in _children(pid):
+                backends = _children(pid)
+                for backend in backends:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(backend, signal.SIGKILL)
             os.killpg(self._watchdog.group, signal.SIGKILL)
             self._watchdog.kill()
         if self._process is not None:
             self._process.wait()
+        # They are not ours to wait for; as long as one is there the shared memory is in use, and no server starts.
+        deadline = time.monotonic() + STOP_TIMEOUT
+        while any(map(_runs, backends)) and time.monotonic() < deadline:
+            time.sleep(0.005)
         self._process = self._watchdog = None
 
     def _launch(self) -> None:
@@ -197,9 +203,20 @@ def _children(pid: int) -> list[int]:
     Without /proc (macOS) none are found.
     """
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for directory in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended
-            _state, parent, *_ = stat.read_text("utf-8", "replace").rpartition(")")[2].split()
-            if int(parent) == pid:
-                found.append(int(stat.parent.name))
+            if int(_stat(int(directory.name))[1]) == pid:
+                found.append(int(directory.name))
     return found
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return _stat(pid)[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent, and what else Linux tells of a process. Raises OSError once it has ended."""
+    return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
