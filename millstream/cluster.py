@@ -78,7 +78,7 @@ class Cluster:
         self.config = dict(config)
         self._timeout = request_timeout
         self._errors: deque[ck.KafkaError] = deque(maxlen=20)
-        own = {"socket.timeout.ms": int(request_timeout * 1000), "error_cb": self._errors.append}
+        own = {"socket.timeout.ms": min(300_000, int(request_timeout * 1000)), "error_cb": self._errors.append}
         self.admin = AdminClient({**self.config, **own})
 
     def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
