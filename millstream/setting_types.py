@@ -117,7 +117,7 @@ def postgres(value: SecretStr | None) -> SecretStr | None:
     """A URL that asyncpg takes, with a database."""
     if value is None:
         return None
-    allowed = "must be postgresql://user:password@host:port/database"
+    allowed = "must be postgresql://user@host:port/database, a password behind the user as in user:password@"
     parts = _parts(value, allowed)
     if parts.scheme not in ("postgresql", "postgres") or not parts.hostname or not parts.path.strip("/"):
         raise ValueError(allowed)

@@ -25,7 +25,12 @@ async def check_broker(settings: Settings, timeout: float = CHECK_TIMEOUT) -> No
     """
     why = await asyncio.to_thread(lambda: unanswered(client_config(settings), timeout))
     if why is not None:
-        raise BrokerError(why)
+        error = BrokerError(why)
+        if not settings.bootstrap_servers:
+            error.add_note(
+                "The setting is not made, this is its default; in a checkout `make kafka` starts a broker there"
+            )
+        raise error
 
 
 @asynccontextmanager

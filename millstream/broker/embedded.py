@@ -121,7 +121,10 @@ class EmbeddedBroker(Server):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
-            told = f"a broker runs on {self.data_dir} already. Stop it, or give this one another directory"
+            told = (
+                f"a broker runs on {self.data_dir} already: wait until the command that started it is done, stop it, "
+                "or take another directory (one-shots: MILLSTREAM_DATA_DIR)"
+            )
             raise BrokerError(told) from None
         lock.truncate(0)
         self._lock = lock

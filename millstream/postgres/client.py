@@ -19,6 +19,7 @@ else:
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to connect."""
+CONNECTING = "cannot connect to Postgres (does it run there, is MILLSTREAM_POSTGRES_URL right?)"
 COMMAND_TIMEOUT = 60.0
 """Seconds one statement may take."""
 IDLE_IN_TRANSACTION = 60_000
@@ -64,7 +65,7 @@ def _text(e: BaseException) -> str:
 
 async def create_pool(url: str, size: int, application_name: str = "millstream") -> Pool:
     """A pool of up to `size` connections, made as they are needed."""
-    with naming("connect", url):
+    with naming(CONNECTING, url):
         return await asyncpg.create_pool(
             url,
             min_size=0,
@@ -82,7 +83,7 @@ async def create_pool(url: str, size: int, application_name: str = "millstream")
 @asynccontextmanager
 async def connect(url: str, application_name: str = "millstream") -> AsyncIterator[Connection]:
     """One connection, closed at the end. Errors inside are named only where the caller uses `naming`."""
-    with naming("connect", url):
+    with naming(CONNECTING, url):
         connection = await asyncpg.connect(
             url,
             timeout=CONNECT_TIMEOUT,

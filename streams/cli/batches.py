@@ -25,7 +25,14 @@ ABORT_WAIT = 15.0
 """Seconds that `abort` waits for a worker to act."""
 
 
-@click.group(cls=Group, invoke_without_command=True)
+class _ListGroup(Group):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """`batches --json` is `batches list --json`."""
+        listed = args and args[0].startswith("-") and args[0] not in ctx.help_option_names
+        return super().parse_args(ctx, ["list", *args] if listed else args)
+
+
+@click.group(cls=_ListGroup, invoke_without_command=True)
 @click.pass_context
 def batches(ctx: click.Context) -> None:
     """Batches: running, done, stuck, and which instances are missing.

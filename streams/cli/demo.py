@@ -22,7 +22,6 @@ from streams.cli.given import now_ns
 from streams.cli.oneshot import OneShot
 from streams.cli.report import write_report
 from streams.cli.showing import next_steps, table
-from streams.ledger import rate
 
 CLUSTER = "demo"
 GENERATED = ("10.0.0.1:6379", "10.0.0.2:6379", "10.0.0.3:6379")
@@ -87,7 +86,7 @@ def demo(directory: Path, keys: int) -> None:
         )
         for instance in files
     ]
-    title = f"Rows per instance, read back ({state.rows:,} in all, {rate(state):,} records/s)"
+    title = f"Rows per instance, read back ({state.rows:,} in all)"
     out.print(table(title, ("instance", "Parquet", "ClickHouse"), rows))
     out.print(
         f"Parquet:    {published}\nClickHouse: {directory / 'clickhouse'} (embedded, database millstream)\n"

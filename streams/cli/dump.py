@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import msgspec
@@ -27,7 +28,7 @@ from streams.cli.given import batch_timestamp, give, jobs_of, now_ns
 from streams.cli.oneshot import OneShot
 from streams.cli.progress import DumpProgress, size_of
 from streams.cli.redis import from_cluster, from_codis, from_standalone
-from streams.ledger import BatchState, rate
+from streams.ledger import BatchState
 from streams.web.serve import served
 
 
@@ -175,6 +176,7 @@ def feed(ctx: click.Context, expected: tuple[str, ...], new_run: bool) -> None:
             "feed produces for running workers: set MILLSTREAM_BOOTSTRAP_SERVERS=host:port to their Kafka"
         )
     given = jobs_of(ctx)
+    _tell_batch(given)
     if (config := clickhouse_config(settings)) is not None:
         refuse_expired(given[0].batch, config.batch_ttl_days)
     manifest = sorted({*given[0].instances, *expected})
@@ -195,13 +197,16 @@ def feed(ctx: click.Context, expected: tuple[str, ...], new_run: bool) -> None:
 
             def on_result(result: FeedResult | FeedError) -> None:
                 nonlocal done
-                done += isinstance(result, FeedResult)
+                done += isinstance(result, FeedResult) and result.outcome != "aborted"
                 bar.stored(bar.fed_rows, done)
 
             return await feed_all(jobs, ctx.meta["concurrency"], on_progress, on_result=on_result)
 
-    results = asyncio.run(run())
     batch, failed = jobs[0].batch, 0
+    try:
+        results = asyncio.run(run())
+    except KeyboardInterrupt:
+        _tell_stopped(ctx, batch)
     for instance, result in results.items():
         if not isinstance(result, FeedResult):
             failed += 1
@@ -234,26 +239,49 @@ def _one_shot(ctx: click.Context, sinks: dict[str, str]) -> None:
     jobs = jobs_of(ctx)
     for job in jobs:
         if job.redis is None and not Path(job.path).is_file():
-            raise click.UsageError(f"--path {job.path}: no such file", ctx)
-    shot = OneShot(jobs, sinks, ctx.meta["concurrency"])
-    click.echo(f"batch {shot.batch.rfc3339} of cluster {shot.batch.cluster!r}, {len(jobs)} instances", err=True)
+            what = "is a directory; give the file" if Path(job.path).is_dir() else "no such file"
+            raise click.UsageError(f"--path {job.path}: {what}", ctx)
+    if (directory := sinks.get("PARQUET_DIR")) is not None:
+        _make_writable(ctx, Path(directory))
+    shot, began = OneShot(jobs, sinks, ctx.meta["concurrency"]), time.monotonic()
+    _tell_batch(jobs)
     try:
         state = asyncio.run(served(shot.run))
     except KeyboardInterrupt:
-        click.echo(f"stopped; start again with --batch-timestamp {shot.batch.rfc3339} to go on", err=True)
-        ctx.exit(1)
-    show_published(shot.batch, state)
+        _tell_stopped(ctx, shot.batch)
+    _show_published(shot.batch, state, time.monotonic() - began)
 
 
-def show_published(batch: Batch, state: BatchState) -> None:
-    """Say that it is there."""
+def _make_writable(ctx: click.Context, directory: Path) -> None:
+    """Said before a broker and a worker are started for it."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        why = "is no directory" if directory.is_file() else f"cannot be made: {exc.strerror}"
+        raise click.UsageError(f"--dir {directory} {why}", ctx) from exc
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise click.UsageError(f"--dir {directory}: this user may not write there", ctx)
+
+
+def _tell_batch(jobs: Sequence[FeedJob]) -> None:
+    batch, count = jobs[0].batch, len(jobs)
+    what = f"{count} instance{'s' if count > 1 else ''}"
+    click.echo(f"batch {batch.rfc3339} of cluster {batch.cluster!r}, {what}", err=True)
+
+
+def _tell_stopped(ctx: click.Context, batch: Batch) -> NoReturn:
+    click.echo(f"stopped; start again with --batch-timestamp {batch.rfc3339} to go on", err=True)
+    ctx.exit(1)
+
+
+def _show_published(batch: Batch, state: BatchState, seconds: float) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in (
         ("published", batch.rfc3339),
         ("cluster", batch.cluster),
         ("instances", str(len(state.instances))),
         ("records", f"{state.rows:,}"),
-        ("records/s", f"{rate(state):,}"),
+        ("took", f"{seconds:.0f} s"),
     ):
         table.add_row(name, value)
     Console().print(table)

@@ -49,6 +49,13 @@ class Group(click.Group):
 
     command_class = Command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Help of a command further down is there without the options that this one requires."""
+        below = self.commands.get(args[0]) if args else None
+        if below is not None and not {*ctx.help_option_names}.isdisjoint(args):
+            below.make_context(args[0], args[1:], parent=ctx)  # shows it, and ends
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """See above."""
         return _invoke(ctx, super().invoke)

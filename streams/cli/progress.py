@@ -38,7 +38,7 @@ class DumpProgress:
             TextColumn("instances {task.fields[done]}"),
         )
         total = None if total_bytes is None else 1.0
-        self._task = self._bar.add_task("dump", total=total, share="", records=0, rate=0, done=f"0/{instances}")
+        self._task = self._bar.add_task("starting", total=total, share="", records=0, rate=0, done=f"0/{instances}")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -75,6 +75,7 @@ class DumpProgress:
         seconds = time.monotonic() - self._began if self._began else 0.0
         self._bar.update(
             self._task,
+            description="dump" if self._stored or self._done else "starting",
             completed=through,
             share=f"{decimal(read)} read" if through is None else "",
             records=self._stored,

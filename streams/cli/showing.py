@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -43,7 +46,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 
 def next_steps(out: Console, commands: Iterable[str]) -> None:
-    """How to go on."""
+    """How to go on; the commands work as they are printed, also where `.venv/bin` is not in PATH yet."""
     out.print("Try next:", style="bold")
-    for command in commands:
+    path = [] if shutil.which("millstream") else [f'export PATH="{Path(sys.executable).parent}:$PATH"']
+    for command in [*path, *commands]:
         out.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import json
+import re
 import signal
 import sys
 from collections.abc import Mapping
@@ -14,6 +17,9 @@ from millstream.errors import MillstreamError
 STOP_SECONDS = 60.0
 """From SIGTERM to SIGKILL: above the worker's own bound (MILLSTREAM_SHUTDOWN_TIMEOUT, twice)."""
 _TAIL_LINES = 25
+_BANNER = ("+", "|")
+"""How the lines begin that Faust prints at a start."""
+_CHAIN = re.compile(r"\boperation=worker_failed .*?\berror_chain=(\[.*\])")
 
 
 class WorkerFailedError(MillstreamError):
@@ -65,13 +71,33 @@ class WorkerProcess:
         """Raise WorkerFailedError if it ended."""
         if self._process is not None and self._process.returncode is not None:
             code = self._process.returncode
+            why = self.cause()
             raise WorkerFailedError(
-                f"the worker ended with exit code {code}. The end of {self.log_path}:\n{self.tail()}"
+                f"the worker ended with exit code {code}: {why}\nThe log of the worker: {self.log_path}"
+                if why
+                else f"the worker ended with exit code {code}. The end of {self.log_path}:\n{self.tail()}"
             )
+
+    def cause(self) -> str:
+        """What the worker gave as its reason to end: the last line of its log; nothing, if it was killed."""
+        last = self.tail().rpartition("\n")[2]
+        try:
+            chain = json.loads(last)["error_chain"] if last.startswith("{") else _chain(last)
+            first, *rest = [text.partition(": ")[2] or text for text in chain]  # without the name of the class
+        except (KeyError, ValueError, SyntaxError):
+            return ""
+        return " <- ".join([first, *(text for text in rest if text not in first)])
 
     def tail(self) -> str:
         """The last lines of its log."""
         try:
-            return "\n".join(self.log_path.read_text("utf-8", "replace").splitlines()[-_TAIL_LINES:])
+            lines = self.log_path.read_text("utf-8", "replace").splitlines()
+            return "\n".join([line for line in lines if not line.startswith(_BANNER)][-_TAIL_LINES:])
         except OSError as exc:
             return f"(no log: {exc})"
+
+
+def _chain(line: str) -> list[str]:
+    """The errors that a line of a worker's log for people has."""
+    found = _CHAIN.search(line)
+    return list(ast.literal_eval(found[1])) if found else []

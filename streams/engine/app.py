@@ -8,6 +8,7 @@ import logging
 import re
 import socket
 import sys
+import warnings
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -286,7 +287,8 @@ class App(faust.App):
                         "MILLSTREAM_WEB_PORT (or MILLSTREAM_WEB_BIND), or start it with --without-web"
                     )
                 )
-            self.conf.web_enabled = False
+            with warnings.catch_warnings(action="ignore"):  # Faust's, about settings that change late
+                self.conf.web_enabled = False
             log.warning(
                 "web_port_taken",
                 port=self.conf.web_port,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from millstream import kafka_security
-from millstream.errors import BrokerError, MillstreamError
+from millstream.errors import BrokerError, ConfigError, MillstreamError
 from millstream.logs import error_chain, get_logger
 
 EXIT_FAILED = 70
@@ -25,12 +25,13 @@ log = get_logger(__name__)
 
 def die(error: BaseException, code: int = EXIT_FAILED) -> None:
     """Log the error and end the process without running any clean-up that could commit or publish something."""
+    mend = "mend that, " if isinstance(error, ConfigError) else ""
     log.critical(
         "worker_failed",
         exc_info=None if isinstance(error, MillstreamError) else error,  # its text says all there is to know
         exit_code=code,
         error_chain=error_chain(error),
-        description="stopped without committing; start it again and it resumes at the last commit",
+        description=f"stopped without committing; {mend}start it again and it resumes at the last commit",
     )
     if code == EXIT_STUCK:
         faulthandler.dump_traceback(sys.__stderr__ or 2)  # where each thread stands: what did not end is among them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import click
@@ -38,6 +39,10 @@ def run(*arguments: str, **environment: str) -> tuple[int, str]:
         ([*FROM, "--cluster", "", "into-parquet", "--dir", "x"], "--cluster must not be empty"),
         (["dump", "from-file", "--cluster", "c", "--path", "/no/such", "--instance", "a", "into-parquet", "--dir", "x"],
          "/no/such: no such file"),
+        (["dump", "from-file", "--cluster", "c", "--path", "/", "--instance", "a", "into-parquet", "--dir", "x"],
+         "/: is a directory; give the file"),
+        ([*FROM, "into-parquet", "--dir", RDB], "is no directory"),
+        ([*FROM, "into-parquet", "--dir", f"{RDB}/out"], "cannot be made: Not a directory"),
         (["dump", "from-standalone", "--cluster", "c", "--addr", "nowhere", "feed"], "'nowhere' is not host:port"),
         (["dump", "from-standalone", "--cluster", "c", "--addr", "h:70000", "feed"], "1 to 65535"),
         (["dump", "from-cluster", "--cluster", "c", "--nodes", "h:1,h", "feed"], "'h' is not host:port"),
@@ -74,6 +79,41 @@ def test_what_cannot_work_is_refused_before_anything_is_fed(arguments: list[str]
     assert says in said
     assert "hush" not in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("nonsense", "must be postgresql://user@host:port/database, a password behind the user"),
+        (
+            "postgresql://me:hush@127.0.0.1:1/shop",
+            "cannot connect to Postgres (does it run there, is MILLSTREAM_POSTGRES",
+        ),
+    ],
+)
+def test_a_postgres_that_cannot_be_used_is_told_with_the_setting(url: str, says: str) -> None:
+    code, said = run("migrate", POSTGRES_URL=url)
+    assert (code, says in said) == (1, True), said
+    assert "MILLSTREAM_POSTGRES_URL" in said
+    assert "hush" not in said
+
+
+def test_options_of_the_list_of_batches_go_without_its_name(kafka: str) -> None:
+    assert run("batches", "--json", BOOTSTRAP_SERVERS=kafka)[0] == 0
+    assert run("batches", "--cluster", "nobody", BOOTSTRAP_SERVERS=kafka) == (0, "no batches of cluster 'nobody' yet\n")
+
+
+def test_a_feeder_that_is_interrupted_says_how_to_go_on(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    # `streams.cli.dump` is the command, too
+    monkeypatch.setattr(importlib.import_module("streams.cli.dump"), "feed_all", interrupted)
+    at = "2026-11-23T08:30:00.000000000Z"
+    code, said = run(*FROM, "--batch-timestamp", at, "feed", BOOTSTRAP_SERVERS=kafka, NAMESPACE="interrupted.")
+    assert code == 1
+    assert said.startswith(f"batch {at} of cluster 'c', 1 instance\n")
+    assert said.endswith(f"stopped; start again with --batch-timestamp {at} to go on\n")
 
 
 def test_a_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:
@@ -131,3 +171,4 @@ def test_every_help_has_an_example(path: tuple[str, ...]) -> None:
     code, said = run(*filled, "--help")
     assert code == 0
     assert "millstream " in said.partition("\n")[2]
+    assert run(*path, "-h") == (0, said), "without the options that the source needs"
