@@ -1,9 +1,11 @@
 """Batches: what is refused, what stops, and what a broken disk does (RP-61 to RP-70)."""
 
+import multiprocessing
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -231,25 +233,29 @@ async def test_an_input_output_error_of_a_merge_may_be_retried(sink: ParquetBatc
         await sink.finalize_instance(RUN, between(0, 7))
 
 
+def open_unprivileged(top: Path, told: Connection) -> None:
+    sink = ParquetBatches(ParquetConfig(top))
+    if os.getuid() == 0:
+        os.setuid(65534)
+    try:
+        sink._open_batch(RUN)
+    except SinkError as e:
+        told.send(str(e))
+
+
 def test_a_directory_without_permission_is_named() -> None:  # RP-63, T43
     # Root passes every permission bit, so a child without privileges tries; it sends its error text back.
-    readable, writable = os.pipe()
+    forks = multiprocessing.get_context("forkserver")  # a fork of this process would have none of its threads
+    readable, writable = forks.Pipe(duplex=False)
     top = Path(tempfile.mkdtemp())  # pytest's own directories cannot even be entered by others
     top.chmod(0o555)
-    child = os.fork()
-    if child == 0:
-        try:
-            if os.getuid() == 0:
-                os.setuid(65534)
-            ParquetBatches(ParquetConfig(top))._open_batch(RUN)
-        except SinkError as e:
-            os.write(writable, str(e).encode())
-        finally:
-            os._exit(0)
-    os.close(writable)
-    with os.fdopen(readable) as pipe:
-        text = pipe.read()
-    os.waitpid(child, 0)
+    child = forks.Process(target=open_unprivileged, args=(top, writable))
+    child.start()
+    writable.close()
+    with readable:
+        text = readable.recv()
+    child.join(60)
+    child.close()
     top.rmdir()
     assert str(top) in text
     assert f"instance {INSTANCE}: Permission denied" in text
