@@ -24,9 +24,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from confluent_kafka.admin import AdminClient
-
 from millstream.broker import EmbeddedBroker
+from millstream.cluster import Cluster
 from millstream.errors import BrokerError
 from millstream.postgres import EmbeddedPostgres
 from tests.chaos import failpoints, forks
@@ -89,7 +88,7 @@ class Run:
     ) -> None:
         self._postgres = postgres
         self._home, self._seed, self._broker, self._server = home, seed, broker, server
-        self._admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
+        self._cluster = Cluster({"bootstrap.servers": broker.bootstrap_servers})
         # Not one pool a round: a process that a thread started ends with the thread.
         self._pool = ThreadPoolExecutor(8, "settle")
         self.tally = Tally()
@@ -203,9 +202,7 @@ class Run:
         """It was exact: a long run must not fill the disk."""
         group.scenario.close()
         shutil.rmtree(self._home / group.name)
-        topics = [t for t in self._admin.list_topics(timeout=30).topics if t.startswith(group.name)]
-        for deleted in self._admin.delete_topics(topics).values():
-            deleted.result(30)
+        self._cluster.delete(self._cluster.matching(lambda topic: topic.startswith(group.name)))
         if isinstance(group.scenario, ProjectionScenario):
             drop_database(self._postgres, group.scenario.database)
         statement(self._server, f"DROP DATABASE IF EXISTS `{group.name.replace('-', '_')}`")

@@ -26,6 +26,7 @@ def test_a_round_of_random_deaths_pauses_and_broker_kills_is_exact(
         finally:
             run.close()
     assert run.findings == []
-    assert run.tally.counts["applications exact"] == run.tally.counts["applications"] > 0
-    assert run.tally.counts["failpoint deaths"] > 0
-    assert run.tally.counts["kills"] > 0
+    counts = run.tally.counts
+    assert counts["applications exact"] == counts["applications"] > 0, counts
+    assert counts["failpoint deaths"] > 0, counts
+    assert counts["kills"] > 0, counts
