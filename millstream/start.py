@@ -10,7 +10,7 @@ def without_pandas() -> None:
     """Let pyarrow believe that there is no pandas, which it would import with its first array: 1.2 CPU-seconds.
 
     pyarrow looks only once, so `to_pandas` fails in this process from then on, while `import pandas` works. Not for
-    workers: an agent may want `to_pandas`.
+    workers with agents of others, who may want `to_pandas`: `load_pandas`.
     """
     import pyarrow as pa
 
@@ -22,6 +22,13 @@ def without_pandas() -> None:
         pa.array([""])
     finally:
         sys.meta_path.remove(hidden)
+
+
+def load_pandas() -> None:
+    """Let pyarrow import pandas now, if it is installed, and not in the middle of a worker's first chunk. Blocking."""
+    import pyarrow as pa
+
+    pa.array([""])
 
 
 class _Hidden(MetaPathFinder):

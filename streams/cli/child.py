@@ -21,5 +21,8 @@ if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
     from faust.cli.faust import cli
 
+    from millstream.start import without_pandas
+
+    without_pandas()  # the agents are ours
     sys.argv = ["faust", "-A", "streams", *sys.argv[1:]]
     cli()

@@ -24,6 +24,7 @@ from millstream.cluster import TP, Cluster, client_config, new_topic
 from millstream.errors import BrokerError, ConfigError, KafkaRefusedError
 from millstream.logs import configure, get_logger, logging_config
 from millstream.settings import Settings
+from millstream.start import load_pandas
 from schemas.codecs import Codec, make_codec
 from schemas.names import dlq_topic
 from sinks.base import Sink
@@ -331,7 +332,8 @@ class App(faust.App):
         try:
             tracing.start(self.settings, "worker")
             self._slot = SlotLock(Path(self.conf.datadir))
-            await asyncio.to_thread(lambda: self.cluster.create(self.declarations()))
+            topics = asyncio.to_thread(lambda: self.cluster.create(self.declarations()))
+            await asyncio.gather(topics, asyncio.to_thread(load_pandas))
             for prepare in self.before_start:
                 await prepare()
             for group in self.sink_groups:

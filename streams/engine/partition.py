@@ -73,11 +73,18 @@ class PartitionState:
         self._has_control = False
 
     @property
+    def owes_plan(self) -> bool:
+        """True while a planned range has not been read to its end."""
+        plan = self.position.plan
+        return plan is not None and self._read_to <= plan.last
+
+    @property
     def wants_more(self) -> bool:
-        """True while fetching for this partition makes sense (back-pressure)."""
-        if plan := self.position.plan:
-            return self._read_to <= plan.last
-        return self.buffered_rows < 2 * self.limits.rows and self.buffered_bytes < 2 * self.limits.bytes
+        """True while fetching for this partition makes sense (back-pressure): two chunks, an open one counts."""
+        room = 1 if self.position.plan else 2
+        return self.owes_plan or (
+            self.buffered_rows < room * self.limits.rows and self.buffered_bytes < room * self.limits.bytes
+        )
 
     def add(self, batches: list[Fetched], now: float) -> None:
         """What a fetch brought, in log order."""
@@ -131,7 +138,7 @@ class PartitionState:
     def replay(self, now: float) -> Cut | None:
         """Cut exactly the planned range once all of it was read. Raises RangeChangedError if it is not the same."""
         plan = self.position.plan
-        if plan is None or self._read_to <= plan.last:
+        if plan is None or self.owes_plan:
             return None
         taken: list[Fetched] = []
         while self._buffer and self._buffer[0].first <= plan.last:

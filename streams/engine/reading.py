@@ -38,7 +38,7 @@ class Reading:
             if epoch != self._cycle.epoch:
                 return bool(found)
             self._add(found)
-            if missing := {tp for tp in wanted - found.keys() if self.parts[TP(*tp)].position.plan}:
+            if missing := {tp for tp in wanted - found.keys() if self.parts[TP(*tp)].owes_plan}:
                 self._pass(await self._thread().positions(missing))
         return bool(found)
 
@@ -58,7 +58,7 @@ class Reading:
             driver._TopicPartition(*tp)
             for tp, p in self.parts.items()
             # A planned range that is not open yet must be read, whatever the others hold: its chunk is the next one.
-            if p.wants_more and (buffered < self._budget or p.position.plan)
+            if p.wants_more and (buffered < self._budget or p.owes_plan)
         }
 
     def _add(self, found: dict[Any, list[Any]]) -> None:
@@ -66,9 +66,10 @@ class Reading:
         for tp, batches in found.items():
             part = self.parts.get(TP(*tp))
             if part is not None and batches:
+                owed = part.owes_plan
                 part.add(batches, now)
                 label = metrics.stream_label(tp.topic)
                 metrics.FETCHED_RECORDS.labels(label).inc(sum(len(b.records) for b in batches))
                 metrics.FETCHED_BYTES.labels(label).inc(sum(b.nbytes for b in batches))
-                if part.position.plan or part.ready(now):
+                if owed or (part.position.plan is None and part.ready(now)):
                     self._cycle.wake.set()

@@ -22,6 +22,10 @@ def test_importing_a_program_imports_nothing_dear(module: str) -> None:
     run(f"import {module}; {LOOK}")
 
 
+def test_a_worker_imports_pandas_where_it_starts_and_not_in_its_first_chunk() -> None:
+    run("from millstream.start import load_pandas; load_pandas(); import sys; assert 'pandas' in sys.modules")
+
+
 def test_pyarrow_is_told_once_that_there_is_no_pandas_and_pandas_itself_stays() -> None:
     run(
         "from millstream.start import without_pandas; without_pandas()\n"

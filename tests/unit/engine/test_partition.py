@@ -214,6 +214,25 @@ def test_reading_pauses_at_twice_the_limits_and_goes_on_after_a_chunk(limit: Lim
     assert part.wants_more
 
 
+def test_the_next_chunk_is_read_while_one_is_open_and_no_more_than_that() -> None:  # T21
+    log = Log()
+    for _ in range(6):
+        log.append([b"ab"])
+    part = PartitionState(Position(0, "id", 1), Limits(2, 10**6, NEVER))
+    part.add(log.fetch(0, 2), 0.0)
+    cut = part.seal(0.0)
+    assert cut is not None
+    part.position = replace(part.position, plan=cut.plan())
+    assert not part.owes_plan
+    part.add(log.fetch(2, 1), 0.0)
+    assert part.wants_more
+    part.add(log.fetch(3, 1), 0.0)
+    assert not part.wants_more, "an open chunk counts as one of two"
+    commit(part, cut)
+    assert part.wants_more
+    assert part.ready(0.0)
+
+
 def test_an_unreadable_leftover_of_a_batch_before_the_position_is_dropped() -> None:
     log = Log()
     log.append([b"a", b"b", b"c"], drop=[2])
