@@ -58,7 +58,8 @@ def encode_stream(records: pa.Table, label: str, partition: int) -> pa.Table:
 
 def constant(value: pa.Scalar, rows: int) -> pa.DictionaryArray:
     """A column that repeats one value, at a byte per row."""
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int8)), pa.array([value.as_py()], value.type))
+    # Not by way of Python: a time in nanoseconds has no value there unless pandas is installed, and the image has none.
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int8)), pa.repeat(value, 1))
 
 
 def to_ipc(table: pa.Table) -> bytes:

@@ -52,4 +52,15 @@ class Append:
 def _python(column: pa.ChunkedArray) -> list[object]:
     if pa.types.is_dictionary(column.type):
         column = pc.cast(column, column.type.value_type)
+    if (kind := _in_micros(column.type)) is not None:
+        column = pc.cast(column, kind, safe=False)
     return column.to_pylist()  # type: ignore[no-any-return]
+
+
+def _in_micros(kind: pa.DataType) -> pa.DataType | None:
+    """Postgres' times are microseconds, as Python's are: one in nanoseconds loses the rest."""
+    if getattr(kind, "unit", "") != "ns":
+        return None
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz)
+    return pa.duration("us") if pa.types.is_duration(kind) else pa.time64("us")
