@@ -140,7 +140,7 @@ class ReplicationRelay:
         s = self._settings
         await check_slot(connection, s.outbox_slot, s.outbox_publication)
         await asyncio.to_thread(self._publisher.prepare)
-        horizon = await connection.fetchrow(SQL["horizon"])
+        horizon = await connection.fetchrow(SQL["horizon"], list(self._publisher.topics))
         assert horizon is not None
         async with open_stream(self._url, s.outbox_slot, s.outbox_publication, s.outbox_lease) as stream:
             # The slot is ours: only now whoever had it before is fenced, and its open transaction decided.
@@ -148,7 +148,7 @@ class ReplicationRelay:
             source = await asyncio.to_thread(TransactionalSource, s, self._name, topic, int(s.max_message_bytes))
             self._position = _continue(await asyncio.to_thread(source.position), stream.server)
             log.info("outbox_replication_started", slot=s.outbox_slot, lsn=_lsn(self._position.lsn))
-            await _Pump(self, connection, stream, source, horizon["seq"], horizon["lsn"]).run()
+            await _Pump(self, connection, stream, source, horizon["seqs"], horizon["lsn"]).run()
 
     async def _pause(self, longest: float) -> None:
         s = self._settings
@@ -169,11 +169,11 @@ class _Pump:
         connection: Connection,
         stream: WalStream,
         source: TransactionalSource,
-        horizon_seq: int,
+        horizon_seqs: list[int],
         horizon_lsn: int,
     ) -> None:
         self._relay, self._db, self._stream, self._source = relay, connection, stream, source
-        self._horizon: tuple[int, int] | None = (horizon_seq, horizon_lsn)
+        self._horizon: tuple[list[int], int] | None = (horizon_seqs, horizon_lsn)
         self._settings = relay._settings
         self._batch: list[Event] = []
         self._bytes = 0
@@ -221,8 +221,7 @@ class _Pump:
             self._done_lsn = lsn
             self._stream.confirm(lsn)
         if self._horizon is not None and lsn >= self._horizon[1]:
-            types = list(self._relay._publisher.topics)
-            status = await self._db.execute(SQL["orphans"], self._horizon[0], types)
+            status = await self._db.execute(SQL["orphans"], self._horizon[0])
             self._horizon = None
             if status != "UPDATE 0":
                 self._relay._leftovers.wake()

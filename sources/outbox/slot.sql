@@ -22,15 +22,18 @@ SELECT slot_name::text AS slot_name, active, wal_status, safe_wal_size,
  WHERE slot_name = $1
 
 -- name: horizon
--- Taken before the stream is read: what is visible now, up to this seq, was committed before this LSN.
-SELECT (SELECT coalesce(max(seq), 0) FROM catalog.outbox_events) AS seq,
+-- Taken before the stream is read: these events are visible now, so they were committed before this LSN. By their seqs:
+-- a transaction that is open now may hold a lower one, and is in the stream when it commits.
+SELECT (SELECT coalesce(array_agg(seq), '{}') FROM catalog.outbox_events
+         WHERE published_at IS NULL AND parked_at IS NULL AND last_error IS NULL
+           AND aggregate_type = ANY ($1::text[])) AS seqs,
        pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint AS lsn
 
 -- name: orphans
--- The stream has passed the horizon: what is still untouched was written before the slot was made, or it was lost.
+-- The stream has passed the horizon: what is still untouched of it was written before the slot was made, or was lost.
 UPDATE catalog.outbox_events
    SET last_error = 'not in the stream: written before the slot, or while there was none'
- WHERE published_at IS NULL AND parked_at IS NULL AND last_error IS NULL AND seq <= $1 AND aggregate_type = ANY ($2::text[])
+ WHERE seq = ANY ($1::bigint[]) AND published_at IS NULL AND parked_at IS NULL AND last_error IS NULL
 
 -- name: held
 -- Of the batch $1..$4, what has an earlier unpublished event outside of it: that one failed, or waits itself (T50).

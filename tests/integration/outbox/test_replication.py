@@ -115,6 +115,19 @@ async def test_rolled_back_rows_never_come_and_late_commits_do(
     assert sorted(r.key for r in found) == sorted(str(AGGREGATES[n]) for n in (1, 3))
 
 
+async def test_a_transaction_open_where_the_relay_begins_is_left_to_the_stream(db: Connection, db2: Connection) -> None:
+    late = db2.transaction()
+    await late.start()
+    await insert(db2, 1, 1)
+    await insert(db, 3, 1)
+    horizon = await db.fetchrow(replication.SQL["horizon"], ["video"])
+    await late.commit()
+    assert horizon is not None
+    assert await db.execute(replication.SQL["orphans"], horizon["seqs"]) == "UPDATE 1"
+    found = await db.fetch("SELECT aggregate_id::text FROM catalog.outbox_events WHERE last_error IS NOT NULL")
+    assert [row[0] for row in found] == [str(AGGREGATES[3])]
+
+
 async def test_rows_from_before_the_slot_are_sent_too_and_first(
     db: Connection, postgres: str, settings: Settings
 ) -> None:
