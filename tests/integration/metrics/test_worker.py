@@ -95,6 +95,7 @@ def test_a_worker_shows_what_it_does_while_it_restores_works_waits_and_is_done(s
     wait_until(lambda: web.value("millstream_rows_total", stream=f"{shop.namespace}dump") == 2, 60, "both dumps")
     wait_until(lambda: sum(p["lag"] for p in web.status()["partitions"]) == 0, 30, "no lag")  # markers are none
     wait_until(lambda: web.get("/readyz") == (200, "ok\n"), 30, "the worker to be ready")
+    wait_until(lambda: web.value("millstream_buffered_bytes") == 0, 30, "the next read, which sets it")
     check_all(web.scrape(), shop)
     code, page = web.get("/status")
     assert code == 200
