@@ -136,12 +136,7 @@ class Cluster:
         futures = self._ask(
             lambda timeout: self.admin.create_topics([wanted[m] for m in missing], request_timeout=timeout)
         )
-        for name, future in futures.items():
-            try:
-                future.result()
-            except ck.KafkaException as exc:
-                if exc.args[0].code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:
-                    raise BrokerError(f"cannot create topic {name!r}: {exc.args[0].str()}") from exc
+        _raise_but("create", futures, ck.KafkaError.TOPIC_ALREADY_EXISTS)
         return None
 
     def delete(self, topics: Iterable[str]) -> None:
@@ -153,12 +148,7 @@ class Cluster:
         if not before:
             return
         futures = self._ask(lambda timeout: self.admin.delete_topics(list(before), request_timeout=timeout))
-        for name, future in futures.items():
-            try:
-                future.result()
-            except ck.KafkaException as exc:
-                if exc.args[0].code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    raise BrokerError(f"cannot delete topic {name!r}: {exc.args[0].str()}") from exc
+        _raise_but("delete", futures, ck.KafkaError.UNKNOWN_TOPIC_OR_PART)
         # By id: someone may have made them anew by now.
         self._until(lambda: None if before.items() & self.topics(before).items() else True, "topics to disappear")
 
@@ -276,3 +266,13 @@ class Cluster:
                 raise BrokerError(f"waited {self._timeout:.0f} s for {what}")
             time.sleep(0.05)
         return result
+
+
+def _raise_but(what: str, futures: Mapping[str, Future[Any]], done: int) -> None:
+    """Raise BrokerError for the first topic with an error; the code `done` is none: it was so before."""
+    for name, future in futures.items():
+        try:
+            future.result()
+        except ck.KafkaException as exc:
+            if exc.args[0].code() != done:
+                raise BrokerError(f"cannot {what} topic {name!r}: {exc.args[0].str()}") from exc

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from faust.utils import json as faust_json
 
 Column: TypeAlias = pa.Array | pa.ChunkedArray
+"""A column, such as `chunk.table["user"]`."""
 
 # Text that is its own JSON: printable ASCII without the quote and the backslash.
 _PLAIN = np.zeros(256, np.bool_)

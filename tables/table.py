@@ -15,8 +15,6 @@ from tables import columns
 from tables.columns import Column
 from tables.store import Store
 
-"""A column, such as `chunk.table["user"]`."""
-
 
 class Table(faust.Table):
     """A Faust table that never sends to its changelog itself, whose windows do not expire, and that takes columns.
