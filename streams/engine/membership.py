@@ -18,7 +18,7 @@ from streams.engine.failure import die, unreachable
 from streams.engine.plan import Position
 
 FETCH_MIN_BYTES = 64 * 1024
-FETCH_MAX_WAIT = 0.1
+FETCH_MAX_WAIT, FETCH_LEAST_WAIT = 0.1, 0.01
 """The broker answers a fetch when so much has come, or after so many seconds; sooner where chunks are sealed young. An
 answer for every few records costs worker and broker a core at 10,000 records a second."""
 FETCH_BATCHES = 2000
@@ -68,7 +68,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             fetch_max_bytes=int(settings.fetch_max_bytes),
             max_partition_fetch_bytes=int(settings.partition_fetch_bytes),
             fetch_min_bytes=FETCH_MIN_BYTES,
-            fetch_max_wait_ms=int(1000 * min(FETCH_MAX_WAIT, settings.chunk_max_age / 4)),
+            fetch_max_wait_ms=int(1000 * min(FETCH_MAX_WAIT, max(FETCH_LEAST_WAIT, settings.chunk_max_age / 4))),
             request_timeout_ms=int(max(settings.request_timeout, settings.rebalance_timeout + 5) * 1000),
             session_timeout_ms=int(settings.session_timeout * 1000),
             rebalance_timeout_ms=int(settings.rebalance_timeout * 1000),
