@@ -64,6 +64,10 @@ class Table(faust.Table):
         distinct, totals = columns.sums(keys, amounts)
         store: Store = self.data
         raw = store.encode_keys(distinct)
+        # A null key comes last. It is stored as b"null", which a key of bytes may be too.
+        if distinct.null_count and raw[-1] in (others := raw[:-1]):
+            totals[others.index(raw[-1])] += totals[-1]
+            raw, totals = others, totals[:-1]
         old = store.decode_values(store.get_many(raw))
         if None in old:
             missing = old.index(None)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from millstream.settings import Settings
@@ -98,6 +98,7 @@ def by_row(table: Any, how: str, keys: list[Any], amounts: list[int | None]) -> 
 
 
 @given(rounds())
+@example((pa.binary(), [("add", False, [b"null", None], [1, 0])]))
 def test_columns_and_rows_give_the_same_bytes_in_any_mixture(case: Any) -> None:
     kind, several = case
     with opened() as mixed, opened() as rows:
