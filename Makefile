@@ -1,7 +1,7 @@
 # `make` lists what there is. Everything runs in .venv, made from requirements.lock.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-changefeed test lint kafka kafka-stop relay projection lock proto fixtures bench chaos faults helm operator-test clean preflight redis-memory
+.PHONY: help demo demo-changefeed test fuzz lint kafka kafka-stop relay projection lock proto fixtures bench chaos faults helm operator-test clean preflight redis-memory
 
 BIN := .venv/bin
 # By content, so that neither a fresh checkout nor `touch` installs anything anew.
@@ -22,6 +22,9 @@ demo-changefeed: $(INSTALLED)  ## Postgres outbox to a projection, staged produc
 
 test: lint  ## Lint and all tests, against a real broker (a part of them: make test TESTS=tests/unit)
 	$(BIN)/pytest $(or $(TESTS),-n 3 --dist loadfile)
+
+fuzz: $(INSTALLED)  ## The properties that Hypothesis tests, with new random examples (make fuzz TESTS=tests/unit/tables)
+	$(BIN)/pytest $(TESTS) -n 2 -m 'hypothesis and not faults and not kubernetes' --hypothesis-profile fuzz
 
 lint: $(INSTALLED)  ## ruff, mypy and the direction of imports
 	$(BIN)/ruff check

@@ -75,12 +75,14 @@ class Refusal(NamedTuple):
     """Goes on from "Kafka at …"; names the setting to look at."""
     sure: bool
     """False: it looks like that, but a broker that is starting or stopping looks the same for a moment."""
+    vague: bool = False
+    """Anything else that was found says more."""
 
 
 def refusal(config: Mapping[str, Any], errors: Iterable[ck.KafkaError]) -> Refusal | None:
     """What a client's errors mean; None if nothing in them speaks of authentication or TLS."""
     found = [r for error in errors if (r := _refusal(config, error)) is not None]
-    return next((r for r in found if r.sure), found[0] if found else None)
+    return min(found, key=lambda r: (not r.sure, r.vague), default=None)
 
 
 def unanswered(config: Mapping[str, Any], errors: Iterable[ck.KafkaError]) -> str:
@@ -120,7 +122,7 @@ def _refusal(config: Mapping[str, Any], error: ck.KafkaError) -> Refusal | None:
         return Refusal(f"does not speak TLS: correct {setting}, or the port ({text})", sure=False)
     if "Disconnected" in text:
         why = f"hangs up on us: probably its port wants TLS or SASL otherwise than {setting} says, or is another one"
-        return Refusal(f"{why} ({text})", sure=False)
+        return Refusal(f"{why} ({text})", sure=False, vague=True)
     if code == ck.KafkaError._SSL:
         return Refusal(f"and we do not agree on TLS ({text})", sure=True)
     return None

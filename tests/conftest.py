@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockBuster
 from confluent_kafka.admin import AdminClient
+from hypothesis import settings as hypothesis_settings
 
 from millstream import settings as settings_module
 from millstream.broker import EmbeddedBroker
@@ -22,6 +23,11 @@ from tests.support.postgres import new_database
 
 MakeTopic = Callable[..., str]
 Unique = Callable[[str], str]
+
+# No deadline: a busy machine is no bug. The gate tries the same examples every time; `make fuzz` looks for new ones.
+hypothesis_settings.register_profile("millstream", deadline=None, derandomize=True)
+hypothesis_settings.register_profile("fuzz", deadline=None, print_blob=True, max_examples=1000)
+hypothesis_settings.load_profile("millstream")
 
 
 @pytest.fixture(scope="session", autouse=True)

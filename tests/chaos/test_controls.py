@@ -19,6 +19,8 @@ from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
+ATTEMPTS = 3
+
 
 def _judge(scenario: StreamScenario, control: str, *caught: str) -> None:
     """Exact without a control; with one, at least the sinks named in `caught` are not."""
@@ -67,25 +69,38 @@ def test_a_transaction_that_ends_while_its_successor_loads_is_seen_by_it(
     kafka: str, home: Path, unique: Unique, seed: int, control: str
 ) -> None:
     """Rule 4: paused with its offsets sent; it goes on and commits after its successor began to load."""
-    with StreamScenario(
-        kafka, home, unique("load"), seed, partitions=1, control=control, TRANSACTION_TIMEOUT=60
-    ) as scenario:
-        scenario.feeder.send(300)
-        first = scenario.fleet.spawn("a")
-        scenario.group.wait_past(scenario.ends(), PATIENCE)
-        first.kill()
-        scenario.fleet.env["CHAOS_MUTE"] = point = f"txn.offsets_sent{FULL}"
-        paused = scenario.fleet.spawn("a", f"{point}=stop1,txn.committed{FULL}=kill")
-        del scenario.fleet.env["CHAOS_MUTE"]
-        scenario.feeder.send(300)
-        paused.wait_stopped()
-        successor = scenario.fleet.spawn("b")
-        successor.wait_log(READ if control else "partitions_assigned")
-        paused.signal(signal.SIGCONT)
-        assert paused.wait() == -signal.SIGKILL  # it has committed, and did not join the group again
-        scenario.feeder.send(300)
-        scenario.drain()
-        _judge(scenario, control, "table")
+    for attempt in range(ATTEMPTS):
+        with StreamScenario(
+            kafka, home / str(attempt), unique("load"), seed, partitions=1, control=control, TRANSACTION_TIMEOUT=60
+        ) as scenario:
+            if _loads_during_a_commit(scenario, control) <= 1:
+                _judge(scenario, control, "table")
+                return
+    pytest.fail(f"in {ATTEMPTS} attempts the successor loaded more than once")
+
+
+def _loads_during_a_commit(scenario: StreamScenario, control: str) -> int:
+    """How often the successor loaded; not counted without a control.
+
+    The paused worker may ask to join the group again before it dies. Then its successor loads once more, when all is
+    committed, and that heals what the controls break.
+    """
+    scenario.feeder.send(300)
+    first = scenario.fleet.spawn("a")
+    scenario.group.wait_past(scenario.ends(), PATIENCE)
+    first.kill()
+    scenario.fleet.env["CHAOS_MUTE"] = point = f"txn.offsets_sent{FULL}"
+    paused = scenario.fleet.spawn("a", f"{point}=stop1,txn.committed{FULL}=kill")
+    del scenario.fleet.env["CHAOS_MUTE"]
+    scenario.feeder.send(300)
+    paused.wait_stopped()
+    successor = scenario.fleet.spawn("b")
+    successor.wait_log(READ if control else "partitions_assigned")
+    paused.signal(signal.SIGCONT)
+    assert paused.wait() == -signal.SIGKILL  # it has committed
+    scenario.feeder.send(300)
+    scenario.drain()
+    return successor.log.read_text(errors="replace").count(READ)
 
 
 def test_a_file_written_before_its_offset_is_saved_is_doubled(

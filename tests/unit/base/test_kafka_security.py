@@ -226,6 +226,10 @@ def test_what_is_sure_goes_before_what_is_likely_and_no_reason_is_told_twice() -
     found = refusal(CONFIG, [hung_up, wrong])
     assert found is not None
     assert found.sure
+    no_tls = ck.KafkaError(
+        ck.KafkaError._SSL, "handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?"
+    )
+    assert "does not speak TLS" in unanswered(CONFIG, [hung_up, no_tls, hung_up])
     refused = [ck.KafkaError(ck.KafkaError._TRANSPORT, f"a: refused (after {n}ms in state CONNECT)") for n in (0, 1)]
     assert unanswered(CONFIG, refused) == (
         "no Kafka broker answers at MILLSTREAM_BOOTSTRAP_SERVERS = 'kafka:9093' (a: refused). Start it, or correct the "

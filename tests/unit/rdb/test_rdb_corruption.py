@@ -263,7 +263,7 @@ def survive(data: bytes, buffer_size: int) -> None:
     assert "at byte" in text
 
 
-@settings(max_examples=400, deadline=5000)
+@settings(max_examples=400)
 @given(st.sampled_from(sorted(UNCHECKED)), flips, st.sampled_from([40, 300, 1 << 20]))
 def test_flipped_bytes_give_rows_or_the_error(name: str, changes: list[tuple[int, int]], buffer_size: int) -> None:
     data = bytearray(UNCHECKED[name])
@@ -272,13 +272,13 @@ def test_flipped_bytes_give_rows_or_the_error(name: str, changes: list[tuple[int
     survive(bytes(data), buffer_size)
 
 
-@settings(max_examples=150, deadline=5000)
+@settings(max_examples=150)
 @given(st.binary(max_size=400), st.sampled_from([b"REDIS0012", b"VALKEY080"]), st.sampled_from([7, 1 << 20]))
 def test_random_bytes_give_rows_or_the_error(body: bytes, magic: bytes, buffer_size: int) -> None:
     survive(magic + body + PAD, buffer_size)
 
 
-@settings(max_examples=150, deadline=5000)
+@settings(max_examples=150)
 @given(flips)
 def test_both_ways_of_reading_agree_on_flipped_bytes(changes: list[tuple[int, int]]) -> None:
     """The fast loop takes nothing that the complete reader (which a small window forces) refuses, nor the reverse."""
