@@ -45,6 +45,8 @@ SETTLE_SECONDS = 30.0
 DRAIN_SECONDS = 300.0
 PLAIN_SECONDS = 60.0
 """Shorter rounds have no stream with default timeouts: its first dead worker would outlast the round."""
+PATIENT_SECONDS = 300.0
+"""A round that has to see something is not longer than this."""
 TICK = 0.03
 CONTROL = os.environ.get("CHAOS_CONTROL", "")
 """Of the streams, see controls.py: such a run must end with findings."""
@@ -98,13 +100,14 @@ class Run:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def round(self, number: int, seconds: float) -> None:
-        """Attack a few applications for so long, then let everything come out and judge."""
+    def round(self, number: int, seconds: float, seen: Sequence[str] = ()) -> None:
+        """Attack a few applications for so long, and until the counts named in `seen` are there, then let everything
+        come out and judge."""
         rng = Random(f"{self._seed}/{number}")
         groups = self._draw(number, rng, long=seconds > PLAIN_SECONDS)
         blows = sorted(rng.uniform(5, seconds) for _ in range(rng.choice((0, 0, 1, 2))))
         try:
-            self._attack(groups, blows, seconds)
+            self._attack(groups, blows, seconds, seen)
             for group, settled in [(g, self._pool.submit(g.settle)) for g in groups]:
                 if self._guarded(group, settled.result):
                     self.tally.counts["rows"] += settled.result()
@@ -114,16 +117,18 @@ class Run:
             for group in groups:
                 group.scenario.close()
 
-    def _attack(self, groups: list[Group], blows: list[float], seconds: float) -> None:
+    def _attack(self, groups: list[Group], blows: list[float], seconds: float, seen: Sequence[str]) -> None:
         """Takes those out of `groups` that something was found in."""
         began = time.monotonic()
-        while (now := time.monotonic() - began) < seconds:
+        while (now := time.monotonic() - began) < seconds or (
+            now < PATIENT_SECONDS and not all(self.tally.counts[name] for name in seen)
+        ):
             if blows and now > blows[0]:
                 del blows[0]
                 self._restart_broker()
             groups[:] = [g for g in groups if self._guarded(g, g.tick)]
             time.sleep(TICK)
-        self.tally.counts["attacked seconds"] += round(seconds)
+        self.tally.counts["attacked seconds"] += round(now)
 
     # ------------------------------------------------------------------ drawing
     def _draw(self, number: int, rng: Random, *, long: bool) -> list[Group]:
