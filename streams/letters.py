@@ -6,7 +6,6 @@ transaction that sends it again: a requeue that was killed has sent and marked a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from millstream.transactional import TransactionalClient
 from schemas.names import DLQ_SUFFIX, dlq_topic
 from schemas.products.codec import KIND, ROW, RUN
 from streams.engine.dead_letters import HEADER
+from streams.engine.reader import read_committed
 
 SENT = declare("dlq.sent", "letters were sent again and marked, the transaction is open")
 COMMITTED = declare("dlq.committed", "the transaction is committed, nobody was told")
@@ -182,38 +182,7 @@ class Letters:
         return TransactionalClient(config, self.marks, timeout, timeout)
 
     def _read(self, topic: str) -> Iterator[ck.Message]:
-        """Every committed record up to the end as it is now."""
-        info = self._cluster.topics([topic]).get(topic)
-        if info is None:
-            return
-        consumer = ck.Consumer(
-            {
-                **self._config,
-                "group.id": "millstream-reader",  # never joined, never committed
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 100,
-            }
-        )
-        try:
-            behind = set(range(info.partitions))
-            consumer.assign([ck.TopicPartition(topic, p, ck.OFFSET_BEGINNING) for p in behind])
-            deadline = time.monotonic() + self._settings.request_timeout
-            while behind:
-                for message in consumer.consume(1000, 0.5):
-                    deadline = time.monotonic() + self._settings.request_timeout
-                    error = message.error()
-                    if error is None:
-                        yield message
-                    elif error.code() == ck.KafkaError._PARTITION_EOF:
-                        behind.discard(message.partition() or 0)
-                    elif not error.retriable():
-                        raise BrokerError(f"cannot read topic {topic!r}: {error.str()}")
-                if time.monotonic() > deadline:
-                    raise BrokerError(f"topic {topic!r} could not be read to its end")
-        finally:
-            consumer.close()
+        return read_committed(self._cluster, topic, self._settings.request_timeout)
 
 
 def as_json(letter: Letter, *, whole: bool = False) -> dict[str, Any]:

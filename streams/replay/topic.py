@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
 from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import closing
 from typing import NamedTuple
 
 import confluent_kafka as ck
 from confluent_kafka.admin import OffsetSpec
 
 from millstream.cluster import TP, Cluster, TopicInfo, client_config
-from millstream.errors import BrokerError, ConfigError
+from millstream.errors import ConfigError
 from millstream.settings import Settings
 from schemas.chunk import ChunkId
 from schemas.log_records import LogRecord
+from streams.engine.reader import read_to_end
 from streams.replay.plan import TopicPlan
 from streams.replay.slices import Held, Slice
 
@@ -46,7 +46,7 @@ class TopicSource:
 
     async def slices(self, rows: int) -> AsyncGenerator[Slice, None]:
         """Records of the ranges, `rows` of a partition at a time."""
-        reading = _read(self._settings, self.topic, self.ranges, rows)
+        reading = _read(self._cluster, self._settings, self.topic, self.ranges, rows)
         try:
             while (found := await asyncio.to_thread(next, reading, None)) is not None:
                 partition, first, records = found
@@ -101,57 +101,23 @@ class TopicSource:
 
 
 def _read(
-    settings: Settings, topic: str, ranges: Mapping[int, Range], rows: int
+    cluster: Cluster, settings: Settings, topic: str, ranges: Mapping[int, Range], rows: int
 ) -> Generator[tuple[int, int, list[LogRecord]], None, None]:
     """Partition, first offset of the stretch, records. Blocking."""
-    left = {p: r for p, r in ranges.items() if r.first < r.end}
-    if not left:
-        return
-    consumer = ck.Consumer(
-        {
-            **client_config(settings),
-            "group.id": "millstream-reader",  # never joined, never committed
-            "enable.auto.commit": False,
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-            "auto.offset.reset": "error",  # what retention takes away while we read is not passed over
-            "fetch.wait.max.ms": 100,
-            "max.poll.interval.ms": 86_400_000,  # a slice may wait long for Postgres
-        }
-    )
-    buffers = {p: _Buffer(r.first) for p, r in left.items()}
-    full = deque[tuple[int, int, list[LogRecord]]]()
-    try:
-        consumer.assign([ck.TopicPartition(topic, p, r.first) for p, r in left.items()])
-        deadline = time.monotonic() + settings.request_timeout
-        while left:
-            for message in consumer.consume(_FETCH, 0.5):
-                partition, error = message.partition() or 0, message.error()
-                if error is not None and error.code() != ck.KafkaError._PARTITION_EOF:
-                    if not error.retriable():
-                        raise BrokerError(f"cannot read topic {topic!r}: {error.str()}")
-                    continue
-                deadline = time.monotonic() + settings.request_timeout
-                if partition not in left:
-                    continue
-                offset, buffer = message.offset() or 0, buffers[partition]
-                if error is None and offset < left[partition].end:
+    buffers = {p: _Buffer(r.first) for p, r in ranges.items()}
+    starts = {TP(topic, p): r.first for p, r in ranges.items()}
+    ends = {TP(topic, p): r.end for p, r in ranges.items()}
+    patience = settings.request_timeout
+    with closing(read_to_end(cluster, starts, ends, patience=patience, at_once=_FETCH)) as reading:
+        for tp, messages, reached in reading:
+            buffer = buffers[tp.partition]
+            for message in messages:
+                if (message.offset() or 0) < ends[tp]:
                     buffer.add(message)
-                # The end of what the leader shows now may lie before the range's: a new leader learns of it first.
-                done = offset + (error is None) >= left[partition].end
-                if done:
-                    del left[partition]
-                    consumer.pause([ck.TopicPartition(topic, partition)])
-                if buffer.records and (done or buffer.full(rows, settings.chunk_max_bytes)):
-                    full.append((partition, *buffer.take()))
-            while full:
-                yield full.popleft()
-                deadline = time.monotonic() + settings.request_timeout
-            if time.monotonic() > deadline:
-                raise BrokerError(f"topic {topic!r} could not be read to its end: nothing came for "
-                                  f"{settings.request_timeout:g} s")  # fmt: skip
-    finally:
-        consumer.close()
+                    if buffer.full(rows, settings.chunk_max_bytes):
+                        yield tp.partition, *buffer.take()
+            if buffer.records and reached >= ends[tp]:
+                yield tp.partition, *buffer.take()
 
 
 class _Buffer:

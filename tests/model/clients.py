@@ -124,6 +124,10 @@ class Consumer:
     def assign(self, tps: Iterable[ck.TopicPartition]) -> None:
         self._positions = {TP(t.topic, t.partition): t.offset for t in tps}
 
+    def pause(self, tps: Iterable[ck.TopicPartition]) -> None:
+        for tp in tps:
+            del self._positions[TP(tp.topic, tp.partition)]
+
     def consume(self, _most: int, _timeout: float) -> list[Message]:
         return self._process.call("read", self._read, idle=list)
 
