@@ -89,39 +89,7 @@ class Task:
         replayed: bool,
     ) -> Chunk:
         """Open the chunk and set the agents to work on it."""
-        position = self.parts[tp].position
-        source = self.sources[tp]
-        chunk = Chunk(
-            ChunkId(
-                tp.topic,
-                position.topic_id,
-                position.epoch,
-                tp.partition,
-                cut.first,
-                cut.last,
-                cut.crc,
-                position.plan.attempt if position.plan else 0,
-                generation,
-            ),
-            cut.records,
-            replayed=replayed,
-            control=cut.control,
-            tables=frozenset(source.tables),
-            nbytes=cut.nbytes,
-        )
-        chunk.trace = tracing.begin(
-            "chunk",
-            tracing.told_by(cut.records),
-            {
-                "messaging.system": "kafka",
-                "messaging.destination.name": tp.topic,
-                "messaging.destination.partition.id": str(tp.partition),
-                "messaging.kafka.offset": cut.first,
-                "messaging.batch.message_count": len(cut.records),
-                "millstream.last_offset": cut.last,
-                "millstream.replayed": replayed,
-            },
-        )
+        source, chunk = self.sources[tp], self._chunk(tp, cut, generation, replayed)
         self.open = tp, chunk
         label, chunk.since = metrics.stream_label(tp.topic), time.monotonic()
         if not replayed:
@@ -140,6 +108,42 @@ class Task:
                 on_written()
 
         self._spawn(process())
+        return chunk
+
+    def _chunk(self, tp: TP, cut: Cut, generation: int, replayed: bool) -> Chunk:
+        """What was cut, under its identity, with its trace begun."""
+        position = self.parts[tp].position
+        chunk = Chunk(
+            ChunkId(
+                tp.topic,
+                position.topic_id,
+                position.epoch,
+                tp.partition,
+                cut.first,
+                cut.last,
+                cut.crc,
+                position.plan.attempt if position.plan else 0,
+                generation,
+            ),
+            cut.records,
+            replayed=replayed,
+            control=cut.control,
+            tables=frozenset(self.sources[tp].tables),
+            nbytes=cut.nbytes,
+        )
+        chunk.trace = tracing.begin(
+            "chunk",
+            tracing.told_by(cut.records),
+            {
+                "messaging.system": "kafka",
+                "messaging.destination.name": tp.topic,
+                "messaging.destination.partition.id": str(tp.partition),
+                "messaging.kafka.offset": cut.first,
+                "messaging.batch.message_count": len(cut.records),
+                "millstream.last_offset": cut.last,
+                "millstream.replayed": replayed,
+            },
+        )
         return chunk
 
     async def _process(
