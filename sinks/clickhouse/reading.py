@@ -39,8 +39,9 @@ from schemas.survey import (
     expiry_groups,
     millis,
 )
-from sinks.clickhouse.client import Parameters, make_client
+from sinks.clickhouse.client import Parameters
 from sinks.clickhouse.config import ClickHouseConfig
+from sinks.clickhouse.http import make_client
 from sinks.clickhouse.schema import quoted, statement
 
 GROUPING_BYTES = 1 << 30

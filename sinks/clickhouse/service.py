@@ -14,11 +14,12 @@ from schemas.batch import Batch, Run
 from schemas.chunk import Chunk, Receipt
 from sinks.base import InstanceRange
 from sinks.clickhouse import schema
-from sinks.clickhouse.client import Parameters, make_client
+from sinks.clickhouse.client import Parameters
 from sinks.clickhouse.closing import Closing, tag
 from sinks.clickhouse.config import ClickHouseConfig
 from sinks.clickhouse.encode import encode_records, encode_stream, to_ipc
 from sinks.clickhouse.fence import Fence
+from sinks.clickhouse.http import make_client
 from sinks.clickhouse.insert import BEFORE, Block, ChunkInserter, Restriction
 from sinks.clickhouse.schema import RAW, RAW_COLUMNS, quoted, statement
 

@@ -36,7 +36,7 @@ from schemas.survey import (
     expiring_until,
     millis,
 )
-from sinks.parquet.reading import InstanceFile, sums_by
+from sinks.parquet.instances import InstanceFile, Ints, sums_by
 
 SPILL_ROWS = 250_000
 """Rows of both batches in one spilled file, about."""
@@ -58,7 +58,6 @@ _LEAST = [(f"{name}_{side}", "min") for side in ("old", "new") for name in ("typ
 _READ = ("db", "key", "type", "rdb_size", "expire_at")
 
 _Side = tuple[Batch, Sequence[InstanceFile]]
-_Ints = npt.NDArray[np.int64]
 
 
 def difference(older: _Side, newer: _Side, prefixes: Sequence[bytes], progress: Progress) -> Difference:
@@ -149,7 +148,7 @@ class _Totals:
     def __init__(self, older: Batch, newer: Batch, instances: list[str], prefixes: Sequence[bytes]) -> None:
         self.older, self.newer, self.instances = older, newer, instances
         self._prefixes, self._ranges = list(prefixes), PrefixRanges(prefixes)
-        self._cells: dict[tuple[str, str, str], _Ints] = defaultdict(lambda: np.zeros(3, np.int64))
+        self._cells: dict[tuple[str, str, str], Ints] = defaultdict(lambda: np.zeros(3, np.int64))
         self._by_prefix = {change: np.zeros((3, len(prefixes)), np.int64) for change in CHANGES}
         self._top: dict[str, pa.Table] = {}
 
@@ -226,8 +225,8 @@ def _masks(
     rows: pa.Table,
     there: npt.NDArray[np.bool_],
     was: npt.NDArray[np.bool_],
-    before: _Ints,
-    after: _Ints,
+    before: Ints,
+    after: Ints,
     older: Batch,
     newer: Batch,
 ) -> dict[str, npt.NDArray[np.bool_]]:

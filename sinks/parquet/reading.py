@@ -7,9 +7,7 @@ kept is sums, so memory does not grow with the number of keys.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -41,29 +39,12 @@ from schemas.survey import (
     expiry_bounds,
     expiry_groups,
 )
+from sinks.parquet.difference import difference
+from sinks.parquet.instances import InstanceFile, Ints, naming, sums_by
 from sinks.parquet.publish import read_footer
 
 _ORDER = [("rdb_size", "descending"), ("key", "ascending"), ("instance", "ascending"), ("db", "ascending")]
 _SHOWN = ["key", "rdb_size", "member_count", "type", "encoding", "instance", "db", "expire_at"]
-
-Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceFile:
-    """A published file, of one instance."""
-
-    path: Path
-    batch: Batch
-    instance: str
-    rows: int
-    row_groups: int
-
-    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """The row groups, one chunk per column; text as dictionaries. Raises SinkError for a damaged file."""
-        with _naming(self.path), pq.ParquetFile(self.path, read_dictionary=["type", "encoding"]) as file:
-            for number in range(self.row_groups):
-                yield file.read_row_group(number, columns=list(columns)).combine_chunks()
 
 
 class ParquetArchive:
@@ -84,7 +65,7 @@ class ParquetArchive:
 
     def published(self) -> list[Batch]:
         """All published batches, the newest first. Staging trees and `tmp_` directories are none."""
-        with _naming(self._directory):
+        with naming(self._directory):
             found = [
                 _batch_of(batch)
                 for cluster in self._directory.iterdir()
@@ -103,7 +84,7 @@ class ParquetArchive:
         directory = self.directory_of(batch)
         found = []
         for path in directory.glob("*.parquet"):
-            with _naming(path):
+            with naming(path):
                 metadata = pq.read_metadata(path)
                 footer = read_footer(path)
             of, instance = Batch.from_key(str(footer["batch"])), str(footer["instance"])
@@ -128,8 +109,6 @@ class ParquetArchive:
 
     def difference(self, older: Survey, newer: Survey, progress: Progress) -> Difference:
         """What happened to the keys between two surveyed batches. Raises SinkError."""
-        from sinks.parquet.difference import difference
-
         prefixes = sorted({p.prefix for p in (*older.prefixes, *newer.prefixes)})
         return difference(
             (older.batch, self.files(older.batch)), (newer.batch, self.files(newer.batch)), prefixes, progress
@@ -272,11 +251,6 @@ class _SlotCounts:
         return total.tolist()
 
 
-def sums_by(numbers: npt.NDArray[Any], sizes: Ints, count: int) -> Ints:
-    """Sum of the sizes of each number; exact, since a row group's sum fits a float's 53 bits by far."""
-    return np.bincount(numbers, weights=sizes, minlength=count).astype(np.int64)
-
-
 def _prefixes(files: Sequence[InstanceFile], sample: KeySample, size: int, progress: Any) -> list[Prefix]:
     weight, rows = significant(size), max(1, sum(f.rows for f in files))
     drawn = sample.drawn()
@@ -330,11 +304,3 @@ def _batch_of(directory: Path) -> Batch:
             continue  # who asks for this batch is told
     at = datetime.strptime(directory.name[:-5], "%Y-%m-%d_%H-%M-%S").replace(tzinfo=UTC)
     return Batch(directory.parent.name, int(at.timestamp()) * 1_000_000_000 + int(directory.name[-4:-1]) * 1_000_000)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as e:
-        raise SinkError(f"{path} cannot be read: {' '.join(str(e).split())[:300]}") from e

@@ -21,12 +21,14 @@ from millstream.errors import ConfigError
 from millstream.postgres.queries import load
 from millstream.settings import Settings
 from schemas.batch import Batch
-from sinks.clickhouse.client import Client, make_client
+from sinks.clickhouse.client import Client
 from sinks.clickhouse.config import ClickHouseConfig
 from sinks.clickhouse.encode import EXPIRE_MAX_MS, EXPIRE_MIN_MS
+from sinks.clickhouse.http import make_client
 from sinks.clickhouse.schema import COMPLETED, RAW
 from sinks.factory import NONE_CONFIGURED, clickhouse_config
-from sinks.parquet.reading import InstanceFile, ParquetArchive, sums_by
+from sinks.parquet.instances import InstanceFile, sums_by
+from sinks.parquet.reading import ParquetArchive
 from streams.verify.compare import Verdict, judge
 
 _SQL = load("streams.verify", "batch.sql")

@@ -14,7 +14,7 @@ import pytest
 from millstream.errors import AttemptExhaustedError, RetryableSinkError
 from schemas.chunk import Chunk
 from sinks.clickhouse import ClickHouseBatches, ClickHouseConfig
-from sinks.clickhouse.client import make_client
+from sinks.clickhouse.http import make_client
 from tests.chaos.proof import append
 from tests.integration.clickhouse.data import a_chunk, a_run
 from tests.support.clickhouse_server import INSERT, ClickHouseServer

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from sinks.clickhouse import ClickHouseBatches, ClickHouseConfig, ClickHouseStream
-from sinks.clickhouse.client import Client, make_client
+from sinks.clickhouse.client import Client
+from sinks.clickhouse.http import make_client
 from tests.support.clickhouse_server import ClickHouseServer
 
 

@@ -18,7 +18,7 @@ import sinks.clickhouse  # noqa: F401  (declares its failpoints)
 from millstream.errors import ConfigError, SinkError
 from millstream.failpoints import KNOWN
 from sinks.clickhouse import ClickHouseBatches, ClickHouseConfig
-from sinks.clickhouse.client import make_client
+from sinks.clickhouse.http import make_client
 from tests.integration.clickhouse.data import NOW_NS, a_chunk, a_run
 from tests.integration.clickhouse.victim import CHUNK, exactly_once, whole_batch
 

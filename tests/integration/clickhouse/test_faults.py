@@ -12,7 +12,7 @@ import pytest
 
 from millstream.errors import AttemptExhaustedError, ConfigError, RetryableSinkError, SinkError
 from sinks.clickhouse import ClickHouseBatches, ClickHouseConfig
-from sinks.clickhouse.client import make_client
+from sinks.clickhouse.http import make_client
 from tests.integration.clickhouse.conftest import Batches, Place
 from tests.integration.clickhouse.data import a_chunk, a_run
 from tests.support.clickhouse_server import INSERT, ClickHouseServer

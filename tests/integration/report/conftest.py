@@ -10,7 +10,7 @@ import pytest
 
 from schemas.batch import Batch
 from sinks.clickhouse import ClickHouseConfig
-from sinks.clickhouse.client import make_client
+from sinks.clickhouse.http import make_client
 from tests.integration.report.data import NEWER, OLDER, OTHER, Instances, instances
 from tests.support.clickhouse_server import ClickHouseServer
 from tests.support.published import publish_clickhouse, publish_parquet
