@@ -89,6 +89,17 @@ class ClickHouseBatches(_ClickHouseSink):
         )
         await schema.ensure_own(self._client, self._config.database, schema.CLOSED)
 
+    async def published(self, batch: Batch) -> bool:
+        """Whether the batch is complete there. Instead of `open`: connects for this alone, and makes nothing.
+
+        Raises SinkError, RetryableSinkError.
+        """
+        await self._client.open()
+        try:
+            return await self._completed(batch)
+        finally:
+            await self._client.close()
+
     async def have(self, chunk: Chunk) -> Receipt | None:
         """See Sink. The label tells logs apart, batch and instance narrow the count to the primary key."""
         return await self._inserter.have(chunk, self._restriction(_run(chunk)))

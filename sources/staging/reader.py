@@ -52,12 +52,17 @@ class Batch:
     """The rows are those of products that are gone from the table."""
 
 
+def check_name(table: str) -> None:
+    """Raises ConfigError for what cannot stand in a statement."""
+    if _TABLE.fullmatch(table) is None:
+        raise ConfigError(f"table {table!r}: a plain name, or schema.name, is needed")
+
+
 class StagingReader:
     """Batches of one run. Reads only."""
 
     def __init__(self, connection: Connection, table: str = TABLE) -> None:
-        if _TABLE.fullmatch(table) is None:
-            raise ConfigError(f"table {table!r}: a plain name, or schema.name, is needed")
+        check_name(table)
         self._connection, self.table = connection, table
         self._sql = {
             name: text.replace("{table}", table) for name, text in load("sources.staging", "staging.sql").items()

@@ -115,11 +115,11 @@ def abort(cluster: str, batch: str, reason: str) -> None:
     \b
     millstream batches abort prod 2026-11-23T08:30:00Z --reason "host is gone"
     """
-    settings = _connected()
     try:
         which = Batch(cluster, parse_rfc3339(batch))
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="BATCH") from exc
+    settings = _connected()
     with States(settings) as states:
         state = states.load().batch(which.key)
         if state is None:

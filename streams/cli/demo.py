@@ -17,7 +17,7 @@ from schemas.names import cluster_dir, instance_file
 from sinks.clickhouse.config import ClickHouseConfig
 from sinks.parquet.reading import ParquetArchive
 from sources.feed import FeedJob
-from streams.cli.dump import default_concurrency
+from streams.cli.dump import default_concurrency, make_writable
 from streams.cli.given import now_ns
 from streams.cli.oneshot import OneShot
 from streams.cli.report import write_report
@@ -58,6 +58,7 @@ def demo(directory: Path, keys: int) -> None:
     millstream demo --keys 1000000
     """
     directory = directory.absolute()
+    make_writable(directory)
     batch_ts = now_ns()
     files = _files(directory / "dumps", keys)
     jobs = [

@@ -94,6 +94,9 @@ def demo_changefeed(directory: Path, videos: int, products: int) -> None:
     """
     from rich.console import Console
 
+    from streams.cli.dump import make_writable
+
+    make_writable(directory.absolute())
     asyncio.run(_run(directory.absolute(), videos, products, Console()))
 
 

@@ -97,6 +97,7 @@ def drop(topic: str, letters: tuple[str, ...], everything: bool, yes: bool) -> N
     \b
     millstream dlq drop catalog.video.events 0:17
     """
+    _check_which(letters, everything)
     if not yes:
         click.confirm(f"Drop {'all dead letters' if everything else ', '.join(letters)} of {topic}?", abort=True)
     _handle(topic, letters, everything, "drop")
@@ -110,9 +111,13 @@ def _letters(topic: str) -> Letters:
     return Letters(settings, topic)
 
 
-def _handle(topic: str, ids: tuple[str, ...], everything: bool, verb: str) -> None:
+def _check_which(ids: tuple[str, ...], everything: bool) -> None:
     if bool(ids) == everything:
-        raise ConfigError(f"millstream dlq {verb}: give ids, or --all")
+        raise click.UsageError("give ids, or --all")
+
+
+def _handle(topic: str, ids: tuple[str, ...], everything: bool, verb: str) -> None:
+    _check_which(ids, everything)
     letters = _letters(topic)
     if everything:
         ids = tuple(found.id for found in letters.all() if not found.handled)

@@ -23,7 +23,7 @@ from sinks.clickhouse.config import ClickHouseConfig
 from sinks.factory import clickhouse_config
 from sources.feed import FeedJob, FeedResult, prepare_topics
 from sources.feeders import FeedError, feed_all
-from streams.cli.errors import Command, Group
+from streams.cli.errors import Command, Group, usage
 from streams.cli.given import batch_timestamp, give, jobs_of, now_ns
 from streams.cli.oneshot import OneShot
 from streams.cli.progress import DumpProgress, size_of
@@ -82,6 +82,9 @@ def from_file(
     empty = next((n for n, v in (("--cluster", [cluster]), ("--instance", instances)) if "" in v), None)
     if empty:
         raise click.UsageError(f"{empty} must not be empty", ctx)
+    if (path := next((Path(p) for p in paths if not Path(p).is_file()), None)) is not None:
+        what = "is a directory; give the file" if path.is_dir() else "no such file"
+        raise click.UsageError(f"--path {path}: {what}", ctx)
     batch_ts = now_ns() if batch_timestamp is None else batch_timestamp
     jobs = [
         FeedJob(path=p, cluster=cluster, instance=i, batch_ts=batch_ts, instances=list(instances))
@@ -141,7 +144,8 @@ def into_clickhouse(ctx: click.Context, url: str, auto_create_tables: bool, prox
     millstream dump from-file --path dump.rdb --cluster prod --instance 10.0.0.1:6379 \\
       into-clickhouse --url 'http://default@127.0.0.1:8123?database=redis' --auto-create-tables
     """
-    config = ClickHouseConfig.parse(url, proxy_url=proxy_url)
+    with usage():
+        config = ClickHouseConfig.parse(url, proxy_url=proxy_url)
     refuse_expired(jobs_of(ctx)[0].batch, config.batch_ttl_days)
     sinks = {"CLICKHOUSE_URL": url}
     if auto_create_tables:
@@ -170,6 +174,8 @@ def feed(ctx: click.Context, expected: tuple[str, ...], new_run: bool) -> None:
     millstream dump from-file --path dump.rdb --cluster prod --instance 10.0.0.1:6379 \\
       --batch-timestamp 2026-11-23T08:30:00Z feed
     """
+    if "" in expected:
+        raise click.UsageError("--expect must not be empty", ctx)
     settings = get_settings()
     if not settings.bootstrap_servers:
         raise ConfigError(
@@ -237,12 +243,8 @@ def refuse_expired(batch: Batch, ttl_days: int) -> None:
 
 def _one_shot(ctx: click.Context, sinks: dict[str, str]) -> None:
     jobs = jobs_of(ctx)
-    for job in jobs:
-        if job.redis is None and not Path(job.path).is_file():
-            what = "is a directory; give the file" if Path(job.path).is_dir() else "no such file"
-            raise click.UsageError(f"--path {job.path}: {what}", ctx)
     if (directory := sinks.get("PARQUET_DIR")) is not None:
-        _make_writable(ctx, Path(directory))
+        make_writable(Path(directory))
     shot, began = OneShot(jobs, sinks, ctx.meta["concurrency"]), time.monotonic()
     _tell_batch(jobs)
     try:
@@ -252,15 +254,15 @@ def _one_shot(ctx: click.Context, sinks: dict[str, str]) -> None:
     _show_published(shot.batch, state, time.monotonic() - began)
 
 
-def _make_writable(ctx: click.Context, directory: Path) -> None:
-    """Said before a broker and a worker are started for it."""
+def make_writable(directory: Path) -> None:
+    """Said before a broker and a worker are started for it. Raises click.UsageError."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         why = "is no directory" if directory.is_file() else f"cannot be made: {exc.strerror}"
-        raise click.UsageError(f"--dir {directory} {why}", ctx) from exc
+        raise click.UsageError(f"--dir {directory} {why}") from exc
     if not os.access(directory, os.W_OK | os.X_OK):
-        raise click.UsageError(f"--dir {directory}: this user may not write there", ctx)
+        raise click.UsageError(f"--dir {directory}: this user may not write there")
 
 
 def _tell_batch(jobs: Sequence[FeedJob]) -> None:

@@ -1,14 +1,19 @@
-"""How the command line tells errors: one clear message and exit code 1; with -v the traceback too (2: wrong usage)."""
+"""How the command line tells errors: one clear message and exit code 1; with -v the traceback too.
+
+Exit code 2, wrong usage, is for what the command line alone shows, and for local files that it names.
+"""
 
 from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from millstream.errors import MillstreamError
+from millstream.errors import ConfigError, MillstreamError
 from millstream.secrets import scrub
 
 VERBOSE = "millstream.verbose"
@@ -23,6 +28,15 @@ def shown(exc: MillstreamError) -> ShownError:
     """The error for click, without secrets."""
     notes = "".join(f"\n{note}" for note in getattr(exc, "__notes__", ()))
     return ShownError(scrub(f"{exc}{notes}"))
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """A ConfigError within is the fault of the command line: exit code 2."""
+    try:
+        yield
+    except ConfigError as exc:
+        raise click.UsageError(scrub(str(exc))) from exc
 
 
 def _invoke(ctx: click.Context, call: Any) -> Any:

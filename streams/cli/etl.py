@@ -9,8 +9,25 @@ import click
 
 from millstream import tracing
 from millstream.settings import get_settings
-from streams.cli.errors import Group
+from streams.cli.errors import Group, usage
 from streams.web.serve import served
+
+
+def _plain(_ctx: click.Context, _param: click.Parameter, table: str) -> str:
+    from sources.staging.reader import check_name
+
+    with usage():
+        check_name(table)
+    return table
+
+
+staging_table = click.option(
+    "--table",
+    default="shop.products_staging",
+    show_default=True,
+    callback=_plain,
+    help="The staging table; it is only read.",
+)
 
 
 @click.group(cls=Group)
@@ -32,7 +49,7 @@ def etl() -> None:
 @click.option("--detect-deletes", is_flag=True, help="Also delete products that the table no longer has.")
 @click.option("--feed-only", is_flag=True, help="Workers with streams.products are running: start none.")
 @click.option("--dry-run", is_flag=True, help="Write nothing anywhere, start nothing; say what would change.")
-@click.option("--table", default="shop.products_staging", show_default=True, help="The staging table; it is only read.")
+@staging_table
 def products(
     limit: int,
     max_rows: int | None,
@@ -53,6 +70,8 @@ def products(
     """
     from streams.cli.products import ProductsRun
 
+    if dry_run and not once:
+        raise click.UsageError("--dry-run goes without --follow: it looks once")
     settings = get_settings()
     run = ProductsRun(
         settings, table=table, limit=limit, max_rows=max_rows, resume=resume, stop_on_error=on_error == "stop",

@@ -21,6 +21,8 @@ def migrate(check: bool, show: bool) -> None:
     from millstream.postgres import postgres_url
     from schemas.postgres import schema_sql
 
+    if show and check:
+        raise click.UsageError("--print goes without --check: it asks no database")
     if show:
         click.echo(schema_sql(), nl=False)
         return

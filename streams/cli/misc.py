@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-from streams.cli.errors import Group
+from streams.cli.errors import Group, usage
 
 
 @click.group(cls=Group)
@@ -27,7 +27,9 @@ def clickhouse_schema(database: str) -> None:
     """
     from sinks.clickhouse import schema_ddl
 
-    click.echo(schema_ddl(database), nl=False)
+    with usage():
+        ddl = schema_ddl(database)
+    click.echo(ddl, nl=False)
 
 
 @misc.command()

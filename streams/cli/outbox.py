@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from uuid import UUID
 
 import click
@@ -84,9 +84,9 @@ def relay(via: str | None, create_slot: bool, once: bool, metrics_port: int | No
         configure(settings)
         replication = settings.outbox_via == "replication"
         if create_slot and not replication:
-            raise ConfigError("--create-slot goes with --via replication: polling needs no slot")
+            raise click.UsageError("--create-slot goes with --via replication: polling needs no slot")
         if once and replication:
-            raise ConfigError("--once goes with --via polling: a replication slot has no end")
+            raise click.UsageError("--once goes with --via polling: a replication slot has no end")
         url = postgres_url(settings)
         check_kafka(settings)
 
@@ -199,7 +199,7 @@ def export(out: Path | None, since: str | None) -> None:
     at, settings = None if since is None else time(since), get_settings()
 
     async def write(connection: Connection) -> int:
-        count, file = 0, sys.stdout if out is None else out.open("w", encoding="utf-8")
+        count, file = 0, sys.stdout if out is None else _new_file(out)
         try:
             async for row in OutboxStore(settings).export(connection, at):
                 file.write(json.dumps(row, default=_json) + "\n")
@@ -214,6 +214,13 @@ def export(out: Path | None, since: str | None) -> None:
     except OSError as e:
         raise ConfigError(f"cannot write {out}: {e}") from e
     click.echo(f"exported: {count}", err=True)
+
+
+def _new_file(path: Path) -> TextIO:
+    try:
+        return path.open("w", encoding="utf-8")
+    except OSError as exc:
+        raise click.UsageError(f"--out {path} cannot be written: {exc.strerror}") from exc
 
 
 def _connected(settings: Settings, ask: Callable[[Connection], Awaitable[T]]) -> T:

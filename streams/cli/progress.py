@@ -64,6 +64,10 @@ class DumpProgress:
         self._stored, self._done = rows, done
         self._show()
 
+    def tell(self, text: str) -> None:
+        """A line above the bar; on a pipe, a line."""
+        self._bar.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
     def finished(self) -> None:
         """All is there."""
         self._bar.update(self._task, total=1.0, completed=1.0)

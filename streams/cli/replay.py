@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from millstream.errors import ConfigError
 from millstream.settings import get_settings
 from streams.cli.connected import check_kafka
-from streams.cli.errors import Command
+from streams.cli.errors import Command, usage
 
 if TYPE_CHECKING:
     from streams.replay.run import Outcome
@@ -56,15 +55,16 @@ def replay(
     settings = get_settings()
     if drop_it:
         if start or offset or outbox or since or rebuild or swap or force or rate or dry_run or not resume:
-            raise ConfigError("--drop goes alone")
+            raise click.UsageError("--drop goes alone")
         standing = asyncio.run(drop(settings))
         click.echo("there was none" if standing is None else f"dropped: {standing}")
         return
-    plan = make_plan(start, offset, outbox, since)
+    with usage():
+        plan = make_plan(start, offset, outbox, since)
     if (swap and not rebuild) or (force and not swap):
-        raise ConfigError("--swap goes with --rebuild, --force with --swap")
+        raise click.UsageError("--swap goes with --rebuild, --force with --swap")
     if swap and dry_run:
-        raise ConfigError("--dry-run does not swap: leave out one of the two")
+        raise click.UsageError("--dry-run does not swap: leave out one of the two")
     if isinstance(plan, TopicPlan):
         check_kafka(settings)
     with ReplayProgress() as progress:

@@ -15,7 +15,7 @@ from millstream.errors import ConfigError
 from millstream.settings import get_settings
 from schemas.batch import SLUG, Batch, parse_rfc3339
 from schemas.names import cluster_dir
-from streams.cli.errors import Group
+from streams.cli.errors import Group, usage
 from streams.cli.showing import bars
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def from_parquet(
     """
     from sinks.parquet.reading import ParquetArchive
 
+    if not directory.is_dir():
+        raise click.UsageError(f"{directory}: no such directory; give the one that batches were published to")
     _report(ParquetArchive(directory.absolute()), cluster, batch, output, compare)
 
 
@@ -102,9 +104,10 @@ def from_clickhouse(
     from sinks.clickhouse.reading import ClickHouseArchive
     from sinks.factory import clickhouse_config
 
-    config = ClickHouseConfig.parse(url, proxy_url=proxy_url) if url else clickhouse_config(get_settings())
-    if config is None:
-        raise ConfigError("which ClickHouse? Give --url, or set MILLSTREAM_CLICKHOUSE_URL")
+    with usage():
+        given = ClickHouseConfig.parse(url, proxy_url=proxy_url) if url else None
+    if (config := given or clickhouse_config(get_settings())) is None:
+        raise click.UsageError("which ClickHouse? Give --url, or set MILLSTREAM_CLICKHOUSE_URL")
     _report(ClickHouseArchive(config), cluster, batch, output, compare)
 
 
@@ -115,6 +118,9 @@ def _report(
     output: Path | None,
     compare: str | None,
 ) -> None:
+    with usage():
+        for named in filter(None, (batch, compare)):
+            _check_name(named)
     with archive:
         published = archive.published()
         chosen = choose(published, cluster, batch, archive.where)
@@ -141,6 +147,15 @@ def write_report(archive: ParquetArchive | ClickHouseArchive, batch: Batch, othe
         write(render(survey, difference, source=archive.where))
 
 
+def _check_name(wanted: str) -> None:
+    """Raises ConfigError unless it is the name of some batch."""
+    if SLUG.fullmatch(wanted) is None:
+        try:
+            parse_rfc3339(wanted)
+        except ValueError as exc:
+            raise ConfigError(f"batch {exc}, nor a directory's name such as 2026-11-23_08-30-00.000Z") from exc
+
+
 def choose(published: list[Batch], cluster: str | None, wanted: str | None, where: str) -> Batch:
     """The batch that is meant. Raises ConfigError that lists what there is."""
     if not published:
@@ -153,13 +168,11 @@ def choose(published: list[Batch], cluster: str | None, wanted: str | None, wher
         raise ConfigError(f"{where} holds no published batch of cluster {cluster!r}; there is {', '.join(clusters)}")
     if wanted is None:
         return of[0]
+    _check_name(wanted)
     if SLUG.fullmatch(wanted):
         found = [b for b in of if b.slug == wanted]
     else:
-        try:
-            at = parse_rfc3339(wanted)
-        except ValueError as exc:
-            raise ConfigError(f"batch {exc}, nor a directory's name such as 2026-11-23_08-30-00.000Z") from exc
+        at = parse_rfc3339(wanted)
         found = [b for b in of if b.batch_ts == at]
     if len(found) > 1:
         raise ConfigError(
@@ -190,7 +203,7 @@ def _progress() -> Iterator[Callable[[float, float], survey.Progress]]:
 @contextmanager
 def _new_file(path: Path) -> Iterator[Callable[[str], Any]]:
     """What writes the file, by way of one beside it, which is made at once: better told now than after the reading."""
-    with _telling(path):
+    with usage(), _telling(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
     temporary = Path(name)

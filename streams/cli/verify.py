@@ -13,6 +13,7 @@ from millstream.errors import ConfigError
 from millstream.settings import Settings, get_settings
 from streams.cli.connected import check_kafka
 from streams.cli.errors import Group
+from streams.cli.etl import staging_table
 
 if TYPE_CHECKING:
     from streams.verify.compare import Verdict
@@ -64,7 +65,7 @@ def projection(ranges: int, repair: bool, topic: bool, grace: float, as_json: bo
 @_ranges
 @_repair
 @_topic
-@click.option("--table", default="shop.products_staging", show_default=True, help="The staging table; it is only read.")
+@staging_table
 @_json
 def products(ranges: int, repair: bool, topic: bool, table: str, as_json: bool) -> None:
     """shop.products against the staging table, and against the rows of the last run in the topic.

@@ -19,7 +19,8 @@ STOP_SECONDS = 60.0
 _TAIL_LINES = 25
 _BANNER = ("+", "|")
 """How the lines begin that Faust prints at a start."""
-_CHAIN = re.compile(r"\boperation=worker_failed .*?\berror_chain=(\[.*\])")
+_CHAIN = re.compile(r"\boperation=(?:worker_failed|\w+_retry) .*?\berror_chain=(\[.*\])")
+_RETRY = re.compile(r'\boperation(?:=|": ?")\w+_retry\b')
 
 
 class WorkerFailedError(MillstreamError):
@@ -34,10 +35,13 @@ class WorkerProcess:
         self._environment, self.log_path = dict(environment), log_path
         self._options = [] if web else ["--without-web"]
         self._process: asyncio.subprocess.Process | None = None
+        self._read = 0
+        """Bytes of the log that `retrying` has seen; those of earlier lives are not its own."""
 
     async def __aenter__(self) -> Self:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
+            self._read = log.tell()
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -80,13 +84,20 @@ class WorkerProcess:
 
     def cause(self) -> str:
         """What the worker gave as its reason to end: the last line of its log; nothing, if it was killed."""
-        last = self.tail().rpartition("\n")[2]
-        try:
-            chain = json.loads(last)["error_chain"] if last.startswith("{") else _chain(last)
-            first, *rest = [text.partition(": ")[2] or text for text in chain]  # without the name of the class
-        except (KeyError, ValueError, SyntaxError):
-            return ""
+        first, *rest = _chain(self.tail().rpartition("\n")[2]) or [""]
         return " <- ".join([first, *(text for text in rest if text not in first)])
+
+    def retrying(self) -> str:
+        """Why a sink made it wait since this was asked last, by the latest of its warnings; nothing, if none did."""
+        try:
+            with self.log_path.open("rb") as log:
+                log.seek(self._read)
+                lines, whole, _ = log.read().rpartition(b"\n")
+        except OSError:
+            return ""
+        self._read += len(lines) + len(whole)
+        found = [line for line in lines.decode("utf-8", "replace").splitlines() if _RETRY.search(line)]
+        return (_chain(found[-1]) or [""])[0] if found else ""
 
     def tail(self) -> str:
         """The last lines of its log."""
@@ -98,6 +109,13 @@ class WorkerProcess:
 
 
 def _chain(line: str) -> list[str]:
-    """The errors that a line of a worker's log for people has."""
-    found = _CHAIN.search(line)
-    return list(ast.literal_eval(found[1])) if found else []
+    """The errors that a line of a worker's log has, for people or as JSON, without the names of their classes."""
+    try:
+        if line.startswith("{"):
+            chain = json.loads(line)["error_chain"]
+        else:
+            found = _CHAIN.search(line)
+            chain = ast.literal_eval(found[1]) if found else []
+        return [text.partition(": ")[2] or text for text in chain]
+    except (KeyError, ValueError, SyntaxError):
+        return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import time
@@ -26,6 +27,11 @@ def cli(kafka: str, tmp_path: Path) -> Cli:
 
 def dump(files: dict[str, Path], cluster: str = "prod", batch: str = BATCH) -> list[str]:
     return ["dump", "from-file", *pairs(files), "--cluster", cluster, "--batch-timestamp", batch]
+
+
+def left(cli: Cli) -> list[str]:
+    """What one-shots have left in the data directory, but for their logs."""
+    return [path.name for path in (cli.directory / "data").glob("oneshot-*")]
 
 
 def oneshots(admin: AdminClient) -> set[str]:
@@ -65,15 +71,22 @@ def test_the_same_batch_again_is_refused_and_stays_as_it_is(cli: Cli, tmp_path: 
     out, first = tmp_path / "out", {"a:1": FIXTURES / "redis7.0-all.rdb"}  # T29, RP-70
     cli.ok(*dump(first), "into-parquet", "--dir", out)
     before = {p: (out / p).read_bytes() for p in tree(out)}
-    again = cli(*dump({"a:1": FIXTURES / "redis6.2-all.rdb"}), "into-parquet", "--dir", out)
-    assert again.returncode == 1
-    assert "is published already" in again.stderr
-    assert "Traceback" not in again.stderr
-    assert {p: (out / p).read_bytes() for p in tree(out)} == before
+    for other in (cli, Cli(None, tmp_path)):  # without a Kafka of its own none is started to say so
+        again = other(*dump({"a:1": FIXTURES / "redis6.2-all.rdb"}), "into-parquet", "--dir", out)
+        assert again.returncode == 1
+        assert f"is published already: {out / 'prod' / SLUG}. " in again.stderr
+        assert "To dump anew leave out --batch-timestamp" in again.stderr
+        assert "start again with" not in again.stderr
+        assert "Traceback" not in again.stderr
+        assert {p: (out / p).read_bytes() for p in tree(out)} == before
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["logs"]
+    assert list((tmp_path / "data" / "logs").iterdir()) == []
 
 
-def test_a_corrupt_file_fails_the_batch_by_name_and_byte_and_can_be_mended(cli: Cli, tmp_path: Path) -> None:
-    out, broken = tmp_path / "out", tmp_path / "broken.rdb"  # RU-68, RU-69, RP-62, T28
+def test_a_corrupt_file_fails_the_batch_by_name_and_byte_and_can_be_mended(
+    cli: Cli, tmp_path: Path, admin: AdminClient
+) -> None:
+    out, broken, before = tmp_path / "out", tmp_path / "broken.rdb", oneshots(admin)  # RU-68, RU-69, RP-62, T28
     whole = (FIXTURES / "redis7.0-all.rdb").read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
     files = {"good:1": FIXTURES / "redis6.2-all.rdb", "bad:1": broken}
@@ -82,6 +95,8 @@ def test_a_corrupt_file_fails_the_batch_by_name_and_byte_and_can_be_mended(cli: 
     for part in ("broken.rdb", "byte ", "bad:1", f"--batch-timestamp {BATCH}"):
         assert part in failed.stderr
     assert not (out / "prod" / SLUG).exists()
+    assert left(cli) == []
+    wait_until(lambda: not oneshots(admin) - before, 30, "the topics of the failed batch to be gone")
     other = "2026-11-23T09:00:00Z"
     cli.ok(*dump({"good:1": FIXTURES / "redis6.2-all.rdb"}, batch=other), "into-parquet", "--dir", out)  # not blocked
     broken.write_bytes(whole)
@@ -132,14 +147,20 @@ def stopped_child(parent: int) -> list[int]:
     return found
 
 
-def test_a_worker_that_dies_fails_the_command_with_the_end_of_its_log(cli: Cli, tmp_path: Path) -> None:
-    out, files = tmp_path / "out", {"a:1": FIXTURES / "redis7.0-all.rdb"}
+def test_a_worker_that_dies_fails_the_command_with_the_end_of_its_log_and_is_gone_on_with(
+    cli: Cli, tmp_path: Path, admin: AdminClient
+) -> None:
+    out, files, before = tmp_path / "out", {"a:1": FIXTURES / "redis7.0-all.rdb"}, oneshots(admin)
     died = cli(*dump(files), "into-parquet", "--dir", out, FAILPOINTS="parquet.merge.before=kill")
     assert died.returncode == 1
     assert "the worker ended with exit code -9" in died.stderr
     assert "parquet_writer_open" in died.stderr
+    assert f"start again with --batch-timestamp {BATCH}" in died.stderr
     assert not (out / "prod" / SLUG).exists()
+    assert left(cli) == []
+    assert oneshots(admin) - before  # what was fed
     cli.ok(*dump(files), "into-parquet", "--dir", out)
+    wait_until(lambda: not oneshots(admin) - before, 30, "the topics of the one-shot to be gone")
     assert parquet_rows(out / "prod" / SLUG / "a-1.parquet") == expected_rows("redis7.0-all")
 
 
@@ -172,6 +193,27 @@ def test_without_tables_clickhouse_is_refused_with_the_command_that_prints_them(
     refused = cli(*command, "into-clickhouse", "--url", f"chdb://{tmp_path / 'ch'}?database=redis")
     assert refused.returncode == 1
     assert "--auto-create-tables" in refused.stderr
+
+
+def test_a_clickhouse_that_does_not_answer_is_named_while_it_is_retried(cli: Cli) -> None:
+    now = time.strftime("%Y-%m-%dT%H:%M:%S.000000000Z", time.gmtime())
+    command = dump({"a:1": FIXTURES / "redis7.0-all.rdb"}, batch=now)
+    url = "http://me:hush@127.0.0.1:1?database=d"
+    started = cli.start(*command, "into-clickhouse", "--url", url, SINK_RETRY_TIMEOUT="600")
+    assert started.stderr
+    try:
+        told = next((line for line in started.stderr if "tried again" in line), "")
+        assert told.startswith("ClickHouse http://me:***@127.0.0.1:1?database=d: could not connect: ")
+        assert re.search(r"It is tried again until \d\d:\d\d:\d\d", told)
+        started.send_signal(signal.SIGINT)
+        _, rest = started.communicate(timeout=120)
+    finally:
+        started.kill()
+        started.communicate()
+    assert started.returncode == 1
+    assert "tried again" not in rest
+    assert f"stopped; start again with --batch-timestamp {now} to go on" in rest
+    assert left(cli) == []
 
 
 def test_the_demo_works_twice(cli: Cli, tmp_path: Path) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from millstream import failpoints
-from millstream.errors import BatchRefusedError
+from millstream.errors import BatchRefusedError, SinkError
 from millstream.failpoints import FailpointError
+from millstream.settings import override_settings
 from sinks.base import BatchSink
+from sinks.clickhouse import ClickHouseBatches
+from sources.feed import FeedJob
+from streams.cli.oneshot import AlreadyPublishedError, OneShot
 from tests.integration.clickhouse.conftest import Batches, Place
 from tests.integration.clickhouse.data import NOW_NS, a_chunk, a_run, where
 
@@ -58,6 +64,34 @@ async def test_a_complete_batch_refuses_a_second_run(place: Place, batches: Batc
     with pytest.raises(BatchRefusedError, match=r"already complete.*another --batch-timestamp"):
         await sink.open_batch(a_run(n=2))
     await sink.open_batch(a_run(batch_ts=NOW_NS + 1, n=3))  # one nanosecond later is another batch (T30)
+
+
+async def test_whether_a_batch_is_published_can_be_asked_without_making_anything(
+    place: Place, batches: Batches
+) -> None:
+    run = a_run()
+    with pytest.raises(SinkError):  # no tables
+        await ClickHouseBatches(place.config()).published(run.batch)
+    sink = await batches(place)
+    assert not await ClickHouseBatches(place.config()).published(run.batch)
+    await sink.finalize_batch(run.batch, {run.instance: (run, where(0, 1))})
+    assert await ClickHouseBatches(place.config()).published(run.batch)
+    assert not await ClickHouseBatches(place.config()).published(a_run(batch_ts=NOW_NS + 1).batch)
+
+
+async def test_a_one_shot_of_a_published_batch_is_refused_before_a_broker_is_started(
+    served: Place, batches: Batches, tmp_path: Path
+) -> None:
+    run = a_run()
+    job = FeedJob(path="x", cluster=run.batch.cluster, instance="a:1", batch_ts=run.batch.batch_ts, instances=["a:1"])
+    one = OneShot([job], {"CLICKHOUSE_URL": served.url}, 1)
+    sink = await batches(served)
+    await one._refuse_published()
+    await OneShot([job], {"CLICKHOUSE_URL": "http://127.0.0.1:1?database=d"}, 1)._refuse_published()  # the worker's
+    await sink.finalize_batch(run.batch, {run.instance: (run, where(0, 1))})
+    with override_settings(data_dir=tmp_path), pytest.raises(AlreadyPublishedError, match="already: ClickHouse http:"):
+        await one.run()
+    assert await asyncio.to_thread(lambda: list(tmp_path.iterdir())) == []
 
 
 async def test_a_later_run_voids_the_rows_of_an_earlier_one(place: Place, batches: Batches) -> None:

@@ -232,15 +232,8 @@ def test_the_command_says_what_it_did_and_what_is_wrong(world: World) -> None:
     assert "events read: 6\nnew to the projection: 6\n" in dry
     assert re.search(r"rows that would be created: 3: 00000000-.*\nrows that would be changed: 0\n", dry)
     assert world.ok("replay", "--drop") == "there was none\n"
-    for arguments, told in (
-        ((), "give one of --from TIME"),
-        (("--from", "beginning", "--swap"), "--swap goes with --rebuild"),
-        (("--from", "beginning", "--rebuild", "--swap", "--dry-run"), "--dry-run does not swap"),
-        (("--drop", "--rebuild"), "--drop goes alone"),
-        (("--offset", "0:999"), "ends at"),
-    ):
-        failed = world.here("replay", *arguments)
-        assert (failed.exit_code, told in failed.stderr) == (1, True)
+    failed = world.here("replay", "--offset", "0:999")
+    assert (failed.exit_code, "ends at" in failed.stderr) == (1, True)
     assert "127.0.0.1:1" in world.here("replay", "--from", "beginning", BOOTSTRAP_SERVERS="127.0.0.1:1").stderr
 
 
