@@ -13,7 +13,7 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 
 from millstream.cluster import TP
-from streams.engine import fetch
+from streams.engine import fetch, logins
 from streams.engine.failure import die, unreachable
 from streams.engine.plan import Position
 
@@ -54,6 +54,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self._assignor = app.assignor
         fetch.install()
         fetch.WHOLE_BATCHES.set(True)
+        logins.watch(settings)
         return aiokafka.AIOKafkaConsumer(
             client_id=app.conf.broker_client_id,
             group_id=app.conf.id,

@@ -206,7 +206,7 @@ def test_a_clickhouse_that_does_not_answer_is_named_while_it_is_retried(cli: Cli
         assert told.startswith("ClickHouse http://me:***@127.0.0.1:1?database=d: could not connect: ")
         assert re.search(r"It is tried again until \d\d:\d\d:\d\d", told)
         started.send_signal(signal.SIGINT)
-        _, rest = started.communicate(timeout=120)
+        _, rest = started.communicate(timeout=300)
     finally:
         started.kill()
         started.communicate()

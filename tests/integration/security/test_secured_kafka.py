@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaConnectionError
 from click.testing import Result
 from confluent_kafka.admin import (
     AclBinding,
@@ -20,12 +22,15 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
+from faust.transport.drivers import aiokafka as driver
 
 from millstream.broker import check_broker, unanswered
 from millstream.cluster import Cluster, client_config
 from millstream.errors import BrokerError
 from millstream.settings import Settings
 from streams.cli import connected
+from streams.engine import logins
+from streams.engine.transport import credentials
 from tests.acceptance.cli import FIXTURES, Cli, expected_rows, pairs, parquet_rows
 from tests.integration.engine.workers import Shop, totals
 from tests.support.secured import CERTIFIED, TLS, Secured, secured_broker
@@ -228,6 +233,29 @@ def test_a_worker_that_kafka_refuses_ends_and_names_the_setting(secured: Secured
         assert log.count("worker_failed") == 1
         assert "Traceback" not in log
         assert "s3cr3t" not in log  # T42
+
+
+async def test_a_login_that_is_refused_while_a_worker_runs_is_told_with_the_settings(
+    secured: Secured, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lines are of aiokafka's client that connects, as it does again in a worker."""
+    settings = of(secured.user() | {"SASL_PASSWORD": "changed-s3cr3t"})
+    auth = driver.credentials_to_aiokafka_auth(credentials(settings), None)
+    logins.watch(settings)
+    try:
+        consumer = AIOKafkaConsumer(bootstrap_servers=secured.secured, **auth)
+        for _ in range(2):
+            with pytest.raises(KafkaConnectionError):
+                await consumer.start()
+    finally:
+        logins.watch(Settings())
+    refused = [r for r in caplog.records if "login_refused" in r.getMessage()]
+    assert len(refused) == 1
+    for part in ("'worker'", "MILLSTREAM_SASL_PASSWORD", "start it again"):
+        assert part in refused[0].getMessage()
+    assert len([r for r in caplog.records if "SaslAuthenticationFailed" in r.getMessage()]) >= 2
+    assert "s3cr3t" not in caplog.text  # T42
+    await consumer.stop()
 
 
 def test_librdkafka_logs_in_by_every_mechanism_and_to_a_host_by_its_name(secured: Secured) -> None:
