@@ -24,7 +24,7 @@ test: lint  ## Lint and all tests, against a real broker (a part of them: make t
 	$(BIN)/pytest $(or $(TESTS),-n 3 --dist loadfile)
 
 fuzz: $(INSTALLED)  ## The properties that Hypothesis tests, with new random examples (make fuzz TESTS=tests/unit/tables)
-	$(BIN)/pytest $(TESTS) -n 2 -m 'hypothesis and not faults and not kubernetes' --hypothesis-profile fuzz
+	$(BIN)/pytest $(TESTS) -n 2 --timeout 3600 --durations 10 -m 'hypothesis and not faults and not kubernetes' --hypothesis-profile fuzz
 
 lint: $(INSTALLED)  ## ruff, mypy and the direction of imports
 	$(BIN)/ruff check

@@ -26,7 +26,7 @@ Unique = Callable[[str], str]
 
 # No deadline: a busy machine is no bug. The gate tries the same examples every time; `make fuzz` looks for new ones.
 hypothesis_settings.register_profile("millstream", deadline=None, derandomize=True)
-hypothesis_settings.register_profile("fuzz", deadline=None, print_blob=True, max_examples=1000)
+hypothesis_settings.register_profile("fuzz", deadline=None, print_blob=True, max_examples=300)
 hypothesis_settings.load_profile("millstream")
 
 
