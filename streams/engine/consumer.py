@@ -116,10 +116,8 @@ class Consumer(driver.Consumer):
         done, _ = await asyncio.wait([waiting], timeout=left + 1)  # a load may hold the thread
         idle = bool(done) and waiting.result()
         if not idle or any(not t.done() for t in running):
-            die(
-                StuckThreadError(f"a sink or decoder did not end within {bound:.0f} s of losing its partition"),
-                EXIT_STUCK,
-            )
+            what = "a sink or decoder" if done else "the loading of an assignment"
+            die(StuckThreadError(f"{what} did not end within {bound:.0f} s of losing its partitions"), EXIT_STUCK)
         await asyncio.to_thread(self.app.close_table_partitions)
 
     def _on_lost(self) -> None:

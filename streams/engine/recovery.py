@@ -103,7 +103,7 @@ class Recovery:
         ends = self._cluster.offsets(logs, OffsetSpec.latest())  # uncommitted, and after the positions: rule 4b
         failpoint(ENDS)
         ids = {name: info.id for name, info in topics.items()}
-        loaded = Loaded(*self._positions({tp: offsets[tp] for tp in tps if tp in offsets}, ids), ids)
+        loaded = Loaded(*self._positions({tp: offsets[tp] for tp in tps if tp in offsets}, ids, alive), ids)
         try:
             self._restore(logs, ends, ids, alive)
         finally:
@@ -122,12 +122,12 @@ class Recovery:
 
     # ------------------------------------------------------------------ positions
     def _positions(
-        self, offsets: dict[TP, tuple[int, str]], topic_ids: dict[str, str]
+        self, offsets: dict[TP, tuple[int, str]], topic_ids: dict[str, str], alive: Callable[[], bool]
     ) -> tuple[dict[TP, Position], list[Fresh]]:
         starts = self._cluster.offsets(offsets, OffsetSpec.earliest())
         ends = self._cluster.offsets(offsets, OffsetSpec.latest())
         positions, fresh = {}, []
-        known = self._registry.read() if any(offset < 0 for offset, _ in offsets.values()) else {}
+        known = self._registry.read(alive) if any(offset < 0 for offset, _ in offsets.values()) else {}
         for tp, (offset, metadata) in offsets.items():
             topic_id = topic_ids[tp.topic]
             if offset < 0:

@@ -6,6 +6,8 @@ has no offset of ours must not start at zero again: the worker stops and names t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 from confluent_kafka.admin import NewTopic, OffsetSpec
 
@@ -40,12 +42,15 @@ class Registry:
         """The topic to create."""
         return new_topic(settings, self.topic, 1, **{"cleanup.policy": "compact"})
 
-    def read(self) -> dict[tuple[str, int], Entry]:
-        """(topic id, partition) -> entry. Blocking; reads the whole topic, committed records only."""
+    def read(self, alive: Callable[[], bool] = lambda: True) -> dict[tuple[str, int], Entry]:
+        """(topic id, partition) -> entry. Blocking; reads the whole topic, committed records only.
+
+        Ends early, with what it has, once `alive` is false.
+        """
         found: dict[tuple[str, int], Entry] = {}
         tp = TP(self.topic, 0)
         start = self._cluster.offsets([tp], OffsetSpec.earliest())
-        for _, messages, _ in read_to_end(self._cluster, start):
+        for _, messages, _ in read_to_end(self._cluster, start, alive=alive):
             for message in messages:
                 topic_id, _, partition = (message.key() or b"").decode().rpartition("/")
                 if (value := message.value()) is None:

@@ -7,10 +7,12 @@ from typing import Any
 
 import confluent_kafka as ck
 import pytest
+from confluent_kafka.admin import OffsetSpec
 
 from millstream.cluster import TP
 from millstream.errors import BrokerError
 from streams.engine import reader
+from streams.engine.registry import Registry
 from tests.model.clients import Message
 
 A, B = TP("t", 0), TP("t", 1)
@@ -99,3 +101,14 @@ def test_it_ends_when_the_assignment_is_void(read: Any) -> None:
     world, alive = World(records(A, 0), records(A, 1)), [True, False]
     assert list(read(world, {A: 2}, alive=lambda: alive.pop(0))) == [(A, [0], 1)]
     assert world.closed
+
+
+def test_neither_is_the_registry_waited_for_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker whose broker died while it loaded ended as stuck: it read the registry for 90 s (seed 381747218)."""
+    world = World()
+    monkeypatch.setattr(reader.ck, "Consumer", lambda _: world)
+    monkeypatch.setattr(reader, "time", SimpleNamespace(monotonic=lambda: world.now))
+    ends = {OffsetSpec.earliest(): 0, OffsetSpec.latest(): 3}
+    cluster: Any = SimpleNamespace(config={}, offsets=lambda tps, at: dict.fromkeys(tps, ends[at]))
+    assert Registry(cluster, "app").read(alive=lambda: world.now < 1) == {}
+    assert 1 <= world.now < 2
