@@ -10,7 +10,7 @@ import json
 
 from asyncpg import Record
 
-from millstream.errors import IdentityMismatchError
+from millstream.errors import IdentityMismatchError, SinkError
 from millstream.postgres import Connection, load
 from schemas.chunk import Chunk, ChunkId, Receipt
 
@@ -18,7 +18,10 @@ _SQL = load("sinks.postgres", "positions.sql")
 
 
 async def have(connection: Connection, sink: str, name: str, chunk: Chunk) -> Receipt | None:
-    """The receipt if the chunk is written; None if it is to come. Raises IdentityMismatchError."""
+    """The receipt if the chunk is written; None if it is to come.
+
+    Raises SinkError if a later chunk is on record: this worker lost the partition. IdentityMismatchError otherwise.
+    """
     row = await connection.fetchrow(_SQL["get"], sink, chunk.id.topic, chunk.id.partition)
     return _receipt(row, name, chunk)
 
@@ -53,6 +56,12 @@ def _receipt(row: Record | None, name: str, chunk: Chunk) -> Receipt | None:
         raise _mismatch(name, at, held, "of a later epoch: `millstream reset` was run while this worker was away")
     if row["last"] < at.first:
         return None
+    if row["first"] > at.last:
+        raise SinkError(
+            f"sink {name}: this worker lost {at.topic}[{at.partition}]: millstream.positions holds a later chunk "
+            f"({held}) than {at.first}..{at.last}; nothing was written. If no other worker runs, the group's offsets were set "
+            "back: `millstream reset` raises the epoch"
+        )
     if (row["first"], row["last"], row["crc"]) != (at.first, at.last, at.crc):
         raise _mismatch(name, at, held, "of another range")
     return Receipt(name, row["rows"], details=json.loads(row["details"]))

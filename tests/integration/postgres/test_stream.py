@@ -98,6 +98,21 @@ async def test_something_else_under_the_same_offsets_stops_the_worker(make: Make
             await act(other)
 
 
+async def test_a_worker_that_was_overtaken_is_told_so(make: MakeSink, postgres: str) -> None:
+    """Paused before it wrote; its successor has written that chunk and the next one (seed 487572574)."""
+    sink = make()
+    await sink.open()
+    for each in (chunk(0, 9), chunk(10, 19)):
+        await sink.write_chunk(each)
+    for act in (sink.have, sink.write_chunk):
+        with pytest.raises(
+            SinkError, match=r"this worker lost \S+\[\d+\]: .* later chunk \(.*, 10..19\) than 0..9"
+        ) as told:
+            await act(chunk(0, 9))
+        assert not isinstance(told.value, IdentityMismatchError)
+    assert await offsets(postgres) == list(range(20))
+
+
 async def test_a_reset_allows_earlier_offsets_and_shuts_out_who_was_before(make: MakeSink, postgres: str) -> None:
     sink = make()
     await sink.open()
