@@ -59,8 +59,8 @@ def _receipt(row: Record | None, name: str, chunk: Chunk) -> Receipt | None:
     if row["first"] > at.last:
         raise SinkError(
             f"sink {name}: this worker lost {at.topic}[{at.partition}]: millstream.positions holds a later chunk "
-            f"({held}) than {at.first}..{at.last}; nothing was written. If no other worker runs, the group's offsets were set "
-            "back: `millstream reset` raises the epoch"
+            f"({held}) than {at.first}..{at.last}; nothing was written. If no other worker runs, the group's "
+            "offsets were set back: `millstream reset` raises the epoch"
         )
     if (row["first"], row["last"], row["crc"]) != (at.first, at.last, at.crc):
         raise _mismatch(name, at, held, "of another range")
