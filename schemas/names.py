@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
+from pathlib import Path
 
 from millstream.errors import ConfigError
+from schemas.batch import Batch
 
 _HOST_PORT = re.compile(r"[a-z0-9.]+:[0-9]+")
 _CLUSTER_DIR = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
@@ -45,6 +47,11 @@ def cluster_dir(cluster: str) -> str:
     if _CLUSTER_DIR.fullmatch(cluster) and not cluster.endswith((".", ".tmp", ".parquet")):
         return cluster
     return _escaped(cluster, 100, "~")
+
+
+def batch_dir(root: Path, batch: Batch) -> Path:
+    """Where a batch is once it is published. Another one of the same millisecond would be there as well (T30)."""
+    return root / cluster_dir(batch.cluster) / batch.slug
 
 
 def records_topic(cluster: str, instance: str, namespace: str = "") -> str:

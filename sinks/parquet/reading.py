@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from millstream.errors import ConfigError, IdentityMismatchError, SinkError
 from schemas.batch import SLUG, Batch
-from schemas.names import cluster_dir
+from schemas.names import batch_dir
 from schemas.prefixes import KeySample, Prefix, PrefixCounter, cut, significant
 from schemas.slots import CODIS_SLOTS, REDIS_SLOTS, redis_slots
 from schemas.survey import (
@@ -76,8 +76,8 @@ class ParquetArchive:
         return sorted(found, key=lambda b: (b.batch_ts, b.cluster), reverse=True)
 
     def directory_of(self, batch: Batch) -> Path:
-        """Where a batch is once it is published. Another one of the same millisecond would be there as well (T30)."""
-        return self._directory / cluster_dir(batch.cluster) / batch.slug
+        """Where a batch is once it is published."""
+        return batch_dir(self._directory, batch)
 
     def files(self, batch: Batch) -> list[InstanceFile]:
         """The files of a published batch, by instance."""

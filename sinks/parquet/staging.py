@@ -21,7 +21,7 @@ from millstream.errors import BatchRefusedError, IdentityMismatchError, RunVoidE
 from millstream.failpoints import declare, failpoint
 from millstream.logs import get_logger
 from schemas.batch import Batch, Run
-from schemas.names import cluster_dir, instance_file
+from schemas.names import batch_dir, cluster_dir, instance_file
 from sinks.files import drop_tree, ensure_dir, fsync, make_dir, put_new
 
 AFTER_OWNER = declare("parquet.open_batch.after_owner", "the owner file of a batch stands")
@@ -43,7 +43,7 @@ class Staging:
         self.trash = root / ".staging"
         self.root = self.trash / cluster / batch.slug
         self.working = root / cluster / f"tmp_{batch.slug}"  # RP-12
-        self.published = root / cluster / batch.slug
+        self.published = batch_dir(root, batch)
 
     def open(self) -> None:
         """Take the batch for its owner; again is fine. Raises BatchRefusedError, OSError."""

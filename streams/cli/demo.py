@@ -13,12 +13,12 @@ from rich.console import Console
 
 from millstream.errors import ConfigError
 from schemas.batch import Batch
-from schemas.names import cluster_dir, instance_file
+from schemas.names import batch_dir, instance_file
 from sinks.clickhouse.config import ClickHouseConfig
 from sinks.parquet.reading import ParquetArchive
 from sources.feed import FeedJob
-from streams.cli.dump import default_concurrency, make_writable
-from streams.cli.given import now_ns
+from streams.cli.dump import default_concurrency
+from streams.cli.given import make_writable, now_ns
 from streams.cli.oneshot import OneShot
 from streams.cli.report import write_report
 from streams.cli.showing import next_steps, table
@@ -75,7 +75,7 @@ def demo(directory: Path, keys: int) -> None:
     out = Console()
     out.print(f"{len(jobs)} Redis instances, batch {shot.batch.rfc3339}: RDB files -> Kafka -> Parquet and ClickHouse")
     state = asyncio.run(shot.run())
-    published = directory / "parquet" / cluster_dir(CLUSTER) / shot.batch.slug
+    published = batch_dir(directory / "parquet", shot.batch)
     in_clickhouse = asyncio.run(_count(url, shot.batch))
     with ParquetArchive(directory / "parquet") as archive:
         write_report(archive, shot.batch, None, directory / "report.html")

@@ -17,6 +17,7 @@ from uuid import UUID
 import click
 
 from millstream.errors import MillstreamError
+from streams.cli.given import make_writable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,8 +94,6 @@ def demo_changefeed(directory: Path, videos: int, products: int) -> None:
     millstream demo-changefeed --videos 2000
     """
     from rich.console import Console
-
-    from streams.cli.dump import make_writable
 
     make_writable(directory.absolute())
     asyncio.run(_run(directory.absolute(), videos, products, Console()))

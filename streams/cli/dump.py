@@ -24,7 +24,7 @@ from sinks.factory import clickhouse_config
 from sources.feed import FeedJob, FeedResult, prepare_topics
 from sources.feeders import FeedError, feed_all
 from streams.cli.errors import Command, Group, usage
-from streams.cli.given import batch_timestamp, give, jobs_of, now_ns
+from streams.cli.given import batch_timestamp, give, jobs_of, make_writable, now_ns
 from streams.cli.oneshot import OneShot
 from streams.cli.progress import DumpProgress, size_of
 from streams.cli.redis import from_cluster, from_codis, from_standalone
@@ -252,17 +252,6 @@ def _one_shot(ctx: click.Context, sinks: dict[str, str]) -> None:
     except KeyboardInterrupt:
         _tell_stopped(ctx, shot.batch)
     _show_published(shot.batch, state, time.monotonic() - began)
-
-
-def make_writable(directory: Path) -> None:
-    """Said before a broker and a worker are started for it. Raises click.UsageError."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        why = "is no directory" if directory.is_file() else f"cannot be made: {exc.strerror}"
-        raise click.UsageError(f"--dir {directory} {why}") from exc
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise click.UsageError(f"--dir {directory}: this user may not write there")
 
 
 def _tell_batch(jobs: Sequence[FeedJob]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -46,3 +48,14 @@ def jobs_of(ctx: click.Context) -> list[FeedJob]:
     found: list[FeedJob] = ctx.meta[_JOBS]() if callable(ctx.meta[_JOBS]) else ctx.meta[_JOBS]
     ctx.meta[_JOBS] = found
     return found
+
+
+def make_writable(directory: Path) -> None:
+    """Said before a broker and a worker are started for it. Raises click.UsageError."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        why = "is no directory" if directory.is_file() else f"cannot be made: {exc.strerror}"
+        raise click.UsageError(f"--dir {directory} {why}") from exc
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise click.UsageError(f"--dir {directory}: this user may not write there")

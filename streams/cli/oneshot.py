@@ -18,7 +18,7 @@ from pathlib import Path
 from millstream.errors import MillstreamError
 from millstream.settings import get_settings
 from schemas.batch import Batch
-from schemas.names import cluster_dir
+from schemas.names import batch_dir
 from sinks.clickhouse.config import ClickHouseConfig
 from sources.feed import FeedJob, FeedResult, prepare_topics
 from sources.feeders import FeedError, feed_all
@@ -133,15 +133,17 @@ class OneShot:
                 try:
                     return await self._feed_and_wait(states, worker, one)
                 except DumpFailedError as exc:
-                    raise type(exc)(f"{exc}\nThe log of the worker: {one.log_path}") from exc
+                    exc.add_note(f"The log of the worker: {one.log_path}")
+                    raise
                 except WorkerFailedError as exc:
-                    raise WorkerFailedError(f"{exc}{self._again()}") from exc
+                    exc.add_note(self._again().strip())
+                    raise
 
     async def _refuse_published(self) -> None:
         """Raise AlreadyPublishedError if a sink shows the batch. The embedded ClickHouse is left to the worker."""
         where = ""
         if (directory := self.sinks.get("PARQUET_DIR")) is not None:
-            published = Path(directory) / cluster_dir(self.batch.cluster) / self.batch.slug
+            published = batch_dir(Path(directory), self.batch)
             where = str(published) if published.exists() else ""
         if not where and (url := self.sinks.get("CLICKHOUSE_URL")) is not None:
             config = ClickHouseConfig.parse(url, proxy_url=self.sinks.get("CLICKHOUSE_PROXY_URL"))
